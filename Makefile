@@ -1,0 +1,70 @@
+# The template's commands. They only call tools: read a recipe to run it by hand.
+
+PYTHON ?= python3
+DEMO ?= build/demo
+OUT ?= ..
+JOBS ?= 2
+TOOLS := build/tools
+BIN := $(TOOLS)/bin
+PROJECT_LOCK := {{cookiecutter.project_slug}}/requirements.lock
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: demo test new try check sync lock bench environment clean help
+
+demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
+	@$(BIN)/python scripts/render.py $(DEMO)
+	@$(MAKE) --no-print-directory -C $(DEMO)/bike-demand demo UV=$(CURDIR)/$(BIN)/uv
+
+test: environment ## Run all tests
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+new: $(TOOLS)/.installed ## Ask the questions and make a project beside this folder (OUT=folder: elsewhere)
+	@find "{{cookiecutter.project_slug}}" \( -name __pycache__ -o -name '.*_cache' -o -name .hypothesis \) -prune -exec rm -rf {} +
+	@$(BIN)/cookiecutter . --output-dir $(OUT)
+
+try: $(TOOLS)/.installed ## Render again over build/demo, keeping its environment and data (ANSWERS="name=value ...")
+	@$(BIN)/python scripts/render.py $(DEMO) $(ANSWERS)
+
+check: $(TOOLS)/.installed ## Lint, formatting, types, and whether copier.yml is in step
+	@$(BIN)/python scripts/sync_copier.py --check
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+sync: $(TOOLS)/.installed ## Write copier.yml anew from cookiecutter.json
+	@$(BIN)/python scripts/sync_copier.py
+
+lock: $(TOOLS)/.installed ## Write both requirements.lock anew: the tools' and the generated project's
+	@$(COMPILE) --output-file requirements.lock pyproject.toml
+	@rm -rf build/lock && $(BIN)/python scripts/render.py build/lock
+	@cd build/lock/bike-demand && $(CURDIR)/$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
+	@cp build/lock/bike-demand/requirements.lock "$(PROJECT_LOCK)"
+
+bench: $(TOOLS)/.installed ## Measure how long a render takes
+	@$(BIN)/python benchmarks/render.py
+
+environment: $(TOOLS)/.installed ## Make build/env, the one environment in which tests run rendered projects
+	@cmp -s "$(PROJECT_LOCK)" build/env/requirements.lock || { \
+		echo "Installing the generated project's libraries into build/env"; \
+		test -x build/env/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python build/env; \
+		$(BIN)/uv pip sync --quiet --python build/env/bin/python --require-hashes "$(PROJECT_LOCK)" && \
+		cp "$(PROJECT_LOCK)" build/env/requirements.lock; }
+
+clean: ## Remove everything that these commands made
+	@rm -rf build
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(TOOLS)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: Python 3.11 or newer is needed: name one, for example make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: this Python cannot make environments: install its venv package (python3-venv on Debian)" >&2; exit 1; }
+	@echo "Installing the template's tools into $(TOOLS)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(TOOLS)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@touch $@

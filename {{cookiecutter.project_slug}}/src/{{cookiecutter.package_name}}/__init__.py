@@ -1,0 +1,1 @@
+"""{{ cookiecutter.project_name }}: a trained model in production, by API and by batch."""

@@ -1,0 +1,1 @@
+"""Living documents: people write the prose, the project keeps the facts."""

@@ -1,0 +1,1 @@
+"""Models: from any trained model to an immutable bundle, and from a bundle to predictions."""

@@ -1,0 +1,150 @@
+"""Score rows with a bundle: one row of a request or a chunk of a batch, by the same features and the same model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from .. import features
+from ..signature import PREDICTION
+from ..validation import row_type
+from .bundle import Bundle
+from .runtimes import Array, load
+from .runtimes.onnx import OnnxRuntime
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FAST_SECONDS = 0.001  # a single row below this runs on the event loop
+
+
+class Scorer:
+    """Everything of a model version that can be prepared before the first row comes.
+
+    Args:
+        bundle: a verified bundle.
+
+    Attributes:
+        version: the bundle's version.
+        signature: the bundle's signature.
+        row: the class of a decoded row (see `validation.row_type`).
+        fast: whether one row takes less than a millisecond; known after `warm`.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load the model and compile the way from a row to its matrices."""
+        self.bundle = bundle
+        self.version = bundle.version
+        self.signature = bundle.signature
+        self.row = row_type(self.signature)
+        self.fast = False
+        self._columns: list[str] = list(bundle.manifest["columns"])
+        self._names = [column.name for column in self.signature.outputs]
+        self._classes = self.signature.outputs[0].categories
+        self._boolean = self.signature.outputs[0].type == "boolean"
+        self._runtime = load(bundle)
+        if isinstance(self._runtime, OnnxRuntime):
+            self._numeric = self._getter(self._runtime.numeric, missing="None")
+            self._text = self._getter(self._runtime.text, missing='""')
+
+    def rows(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        """Score decoded rows, instances of ``row``.
+
+        Returns:
+            One output row each, in order, ready for JSON.
+        """
+        runtime = self._runtime
+        if not isinstance(runtime, OnnxRuntime):
+            return self.frame(self.table(rows)).to_dicts()
+        numeric = text = None
+        if self._numeric:
+            numeric = np.array([self._numeric(row) for row in rows], np.float32)
+        if self._text:
+            text = np.array([self._text(row) for row in rows], object)
+        labels, shares = runtime.run(numeric, text)
+        names = self._names
+        if shares is None:
+            return [{PREDICTION: label} for label in self._labels(labels)]
+        return [
+            dict(zip(names, (label, *row), strict=True))
+            for label, row in zip(self._labels(labels), shares.tolist(), strict=True)
+        ]
+
+    def frame(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Score a table whose columns have the signature's types (see `validation.check_frame`).
+
+        Returns:
+            The output columns, row by row beside the input.
+        """
+        import polars as pl
+
+        labels, shares = self._runtime.predict(features.derive(frame, self._columns))
+        columns = {PREDICTION: pl.Series(PREDICTION, self._labels(labels), strict=False)}
+        if self.signature.task == "regression":
+            columns[PREDICTION] = columns[PREDICTION].cast(pl.Float64)
+        if shares is not None:
+            for place, name in enumerate(self._names[1:]):
+                columns[name] = pl.Series(name, shares[:, place].astype(np.float64))
+        return pl.DataFrame(columns)
+
+    def table(self, rows: Sequence[Any]) -> pl.DataFrame:
+        """Return decoded rows as a typed table."""
+        import polars as pl
+
+        from ..validation import polars_type
+
+        return pl.DataFrame(
+            {
+                column.name: pl.Series(
+                    column.name,
+                    [features.utc(value) if column.type == "datetime" else value for value in _values(rows, place)],
+                    dtype=polars_type(column),
+                )
+                for place, column in enumerate(self.signature.inputs)
+            }
+        )
+
+    def warm(self) -> None:
+        """Score the signature's example row, twice, and find out whether one row is fast."""
+        row = msgspec.convert(self.signature.example_row(), self.row)
+        self.rows([row])
+        start = time.perf_counter()
+        self.rows([row])
+        self.fast = time.perf_counter() - start < FAST_SECONDS
+
+    def _labels(self, labels: Array) -> list[Any]:
+        values: list[Any] = labels.tolist()
+        if self._boolean:
+            return [bool(value) for value in values]
+        if self._classes and isinstance(self._classes[0], int):
+            return [int(value) for value in values]
+        return values
+
+    def _getter(self, names: Sequence[str], missing: str) -> Callable[[Any], tuple[Any, ...]] | None:
+        """Compile the function that takes the values of some model columns out of a decoded row.
+
+        It is built as source because a plain expression over attributes is several times as fast as a loop over
+        names; it holds no text but attribute numbers and the fixed names of parts.
+        """
+        if not names:
+            return None
+        places = {column.name: place for place, column in enumerate(self.signature.inputs)}
+        times = [column.name for column in self.signature.inputs if column.type == "datetime"]
+        parts = []
+        for name in names:
+            if name in places:
+                parts.append(f"r.f{places[name]}" + (f" or {missing}" if missing == '""' else ""))
+            elif found := features.source(name, times):
+                parts.append(f"part_{found[1]}(r.f{places[found[0]]})")
+        scope = {f"part_{part}": function for part, function in features.SCALAR.items()}
+        getter: Callable[[Any], tuple[Any, ...]] = eval(f"lambda r: ({', '.join(parts)},)", scope)
+        return getter
+
+
+def _values(rows: Sequence[Any], place: int) -> list[Any]:
+    name = f"f{place}"
+    return [getattr(row, name) for row in rows]

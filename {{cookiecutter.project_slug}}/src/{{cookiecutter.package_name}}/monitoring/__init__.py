@@ -1,0 +1,43 @@
+"""Checks of what the log holds: drift, data quality, and performance against feedback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["drift", "quality", "performance"]
+State = Literal["ok", "warning", "alert", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check.
+
+    Attributes:
+        kind: what was checked.
+        subject: a column or a measure.
+        value: what was found; None if there was not enough to say.
+        state: the judgement; ``unknown`` without enough data.
+        detail: numbers behind it, and ``note``, one sentence for people.
+    """
+
+    kind: Kind
+    subject: str
+    value: float | None
+    state: State
+    detail: Mapping[str, Any]
+
+
+def judge(value: float, warning: float, alert: float, proven: bool = True) -> State:
+    """Compare a value with its limits; without proof that it is more than chance it is never an alarm."""
+    if not proven or value <= warning:
+        return "ok"
+    return "alert" if value > alert else "warning"
+
+
+def too_few(kind: Kind, subject: str, rows: int, needed: int, of: str = "rows") -> Check:
+    """Return the check that says that there is not enough data."""
+    return Check(
+        kind, subject, None, "unknown", {"rows": rows, "note": f"not enough data: {rows} of {needed} {of}"}
+    )

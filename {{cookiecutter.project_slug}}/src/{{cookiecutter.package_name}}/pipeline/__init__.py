@@ -1,0 +1,1 @@
+"""Batch predictions: files in, predictions and quarantine out, exactly once."""

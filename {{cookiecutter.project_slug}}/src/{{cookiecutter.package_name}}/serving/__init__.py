@@ -1,0 +1,1 @@
+"""The service: a contract by FastAPI, and the hot routes dispatched before it."""

@@ -1,0 +1,201 @@
+"""Every setting of the project, once: defaults, then ``config/settings.toml``, then the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import ProjectError
+
+PACKAGE = __name__.partition(".")[0]
+PREFIX = f"{PACKAGE.upper()}_"
+FILE = Path("config/settings.toml")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A table of the settings file; an unknown name in it is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Project(Section):
+    """What the project is: the answers given when it was made."""
+
+    title: str = PACKAGE
+    slug: str = PACKAGE.replace("_", "-")
+    description: str = ""
+    organization: str = ""
+    author: str = ""
+    email: str = ""
+    license: str = ""
+    example: str = ""
+    mode: Literal["both", "real-time", "batch"] = "both"
+    target: str = ""
+    language: Literal["en", "fr"] = "en"
+
+
+class Models(Section):
+    """Where bundles live, and how far a converted model may be from the original.
+
+    ``parity_tolerance`` is the largest accepted 99.9th percentile of the differences, in standard
+    deviations of the predictions (regression) or in probability (classification);
+    ``parity_classes`` the largest accepted share of differing classes.
+    """
+
+    folder: Path = Path("data/models")
+    parity_tolerance: Positive = 1e-3
+    parity_classes: Share = 1e-3
+
+
+class Store(Section):
+    """The one log: a SQLAlchemy URL; a relative SQLite path is taken from the project's root."""
+
+    url: str = "sqlite:///data/store.db"
+
+
+class Serving(Section):
+    """The service.
+
+    Beyond loopback it starts only when ``key_hashes`` (SHA-256, hex) is not empty. Each worker looks at the
+    champion alias every ``follow_seconds``.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    workers: Count = 1
+    max_body_mb: Positive = 16
+    max_rows: Count = 10_000
+    key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
+    follow_seconds: Positive = 0.5
+
+
+class Pipeline(Section):
+    """Batch runs.
+
+    ``quarantine_limit`` is the share of bad rows above which nothing is published; ``log_rows`` writes each
+    prediction to the log, not only the run.
+    """
+
+    chunk_rows: Count = 65_536
+    quarantine_limit: Share = 0.5
+    log_rows: bool = True
+
+
+class Monitoring(Section):
+    """Windows and limits of the checks.
+
+    PSI is the population stability index. ``error_*`` are ratios of the error against feedback to the error on
+    the sample.
+    """
+
+    window_hours: Positive = 24
+    minimum_rows: Count = 100
+    psi_warning: Positive = 0.1
+    psi_alert: Positive = 0.25
+    rejected_warning: Share = 0.05
+    rejected_alert: Share = 0.2
+    error_warning: Positive = 1.2
+    error_alert: Positive = 1.5
+
+
+class Documents(Section):
+    """Where the documents are written by people, and where their exports go."""
+
+    folder: Path = Path("docs/deployment")
+    output: Path = Path("build/documents")
+
+
+class Telemetry(Section):
+    """Logs: ``auto`` is readable on a terminal and JSON elsewhere."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    """All settings of one project; read them with `load`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    root: Path
+    project: Project = Project()
+    models: Models = Models()
+    store: Store = Store()
+    serving: Serving = Serving()
+    pipeline: Pipeline = Pipeline()
+    monitoring: Monitoring = Monitoring()
+    documents: Documents = Documents()
+    telemetry: Telemetry = Telemetry()
+
+    def path(self, relative: str | Path) -> Path:
+        """Return ``relative`` as an absolute path, taken from the project's root."""
+        return self.root / relative
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, which arrives as init arguments."""
+        return env_settings, init_settings
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the project's folder: ``<PACKAGE>_HOME``, or the first folder from ``start`` upwards with a settings file.
+
+    Raises:
+        ProjectError: no such folder.
+    """
+    home = os.environ.get(f"{PREFIX}HOME")
+    candidates = [Path(home)] if home else [folder := (start or Path.cwd()).resolve(), *folder.parents]
+    for folder in candidates:
+        if (folder / FILE).is_file():
+            return folder.resolve()
+    raise ProjectError(
+        f"no {FILE} in {candidates[0]} or above it: run this inside the project's folder or set {PREFIX}HOME"
+    )
+
+
+def load(root: Path | None = None) -> Settings:
+    """Read the settings of the project at ``root`` (default: found from the working folder).
+
+    Raises:
+        ProjectError: the file or the environment holds something that is not a setting.
+    """
+    folder = find_root(root)
+    try:
+        values = tomllib.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{FILE} cannot be read: {error}") from None
+    if unknown := sorted(set(values) - set(Settings.model_fields) | {"root"} & set(values)):
+        raise ProjectError(f"{FILE} has an unknown section [{unknown[0]}]: remove it or correct its name")
+    try:
+        return Settings(root=folder, **values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        variable = PREFIX + name.replace(".", "__").upper()
+        raise ProjectError(
+            f"the setting {name} is wrong ({first['msg']}): correct it in {FILE} or in {variable}"
+        ) from None
+    except ValueError as error:  # pydantic-settings: a variable that is not JSON where JSON is due
+        raise ProjectError(f"a setting in the environment cannot be read: {error}") from None

@@ -1,0 +1,1 @@
+"""The one log of the project: predictions, feedback, runs, model events, traffic and checks."""

@@ -1,0 +1,178 @@
+"""Write events to the log off the path of a request: queued in memory, written in batches by one thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..errors import ProjectError
+from .database import Store
+from .tables import predictions, traffic
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BEYOND = 1e9  # the bucket of everything slower
+
+log = structlog.get_logger(__name__)
+
+
+class Prediction(NamedTuple):
+    """One prediction made over HTTP. ``row`` and ``output`` are encoded by the writer, not by the request."""
+
+    id: str
+    time: float
+    version: str
+    latency_ms: float
+    row: Any
+    output: Any
+
+
+class Request(NamedTuple):
+    """One answered request."""
+
+    time: float
+    route: str
+    status: int
+    seconds: float
+
+
+class EventLog:
+    """The queue and its writer.
+
+    Args:
+        store: where events go.
+        interval: seconds between writes; a crash loses at most this much.
+        capacity: events held while the store is away; beyond it events are dropped, counted in `dropped`, and logged.
+    """
+
+    def __init__(self, store: Store, interval: float = 0.1, capacity: int = 500_000) -> None:
+        """Start the writer."""
+        self.dropped = 0
+        self._store = store
+        self._interval = interval
+        self._capacity = capacity
+        self._queue: deque[Prediction | Request] = deque()
+        self._writing = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
+        self._thread.start()
+
+    def append(self, event: Prediction | Request) -> None:
+        """Queue an event; costs well under a microsecond."""
+        if len(self._queue) < self._capacity:
+            self._queue.append(event)
+        else:
+            self.dropped += 1
+
+    def extend(self, events: Iterable[Prediction]) -> None:
+        """Queue the events of a request with many rows."""
+        for event in events:
+            self.append(event)
+
+    def flush(self) -> None:
+        """Write everything that is queued now.
+
+        Raises:
+            ProjectError: the store cannot be written; the events stay queued.
+        """
+        with self._writing:
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), 5_000))]
+                try:
+                    self._write(batch)
+                except ProjectError:
+                    self._queue.extendleft(reversed(batch))
+                    raise
+
+    def close(self) -> None:
+        """Stop the writer and write what is left."""
+        self._closing.set()
+        self._thread.join()
+        try:
+            self.flush()
+        except ProjectError as error:
+            log.error("events lost", events=len(self._queue), reason=str(error))
+
+    def _run(self) -> None:
+        pause, said = self._interval, 0
+        while not self._closing.wait(pause):
+            try:
+                self.flush()
+                pause = self._interval
+            except ProjectError as error:
+                pause = min(pause * 2, 5.0)
+                log.warning("event log waits for the store", queued=len(self._queue), reason=str(error))
+            if self.dropped > said:
+                said = self.dropped
+                log.error("events dropped: the queue is full", dropped=said)
+
+    def _write(self, batch: list[Prediction | Request]) -> None:
+        encode = msgspec.json.encode
+        rows = [
+            {
+                "id": event.id,
+                "time": datetime.fromtimestamp(event.time, UTC),
+                "model_version": event.version,
+                "source": "http",
+                "latency_ms": event.latency_ms,
+                "inputs": encode(event.row).decode(),
+                "output": encode(event.output).decode(),
+            }
+            for event in batch
+            if type(event) is Prediction
+        ]
+        counts = Counter(
+            (event.time // 60 * 60, event.route, event.status, bucket(event.seconds))
+            for event in batch
+            if type(event) is Request
+        )
+        with self._store.write() as connection:
+            if rows:
+                connection.execute(predictions.insert(), rows)
+            if counts:
+                add_traffic(connection, counts)
+
+
+def bucket(seconds: float) -> float:
+    """Return the upper bound of the latency bucket that ``seconds`` falls in."""
+    place = bisect_left(BUCKETS, seconds)
+    return BUCKETS[place] if place < len(BUCKETS) else BEYOND
+
+
+def add_traffic(connection: Connection, counts: Counter[tuple[float, str, int, float]]) -> None:
+    """Add request counts, keyed by (minute as epoch seconds, route, status, bucket), to those stored."""
+    statement = upsert(connection, traffic)
+    statement = statement.on_conflict_do_update(
+        index_elements=list(traffic.primary_key),
+        set_={"requests": traffic.c.requests + statement.excluded.requests},
+    )
+    rows = [
+        {
+            "minute": datetime.fromtimestamp(minute, UTC),
+            "route": route,
+            "status": status,
+            "bucket": le,
+            "requests": n,
+        }
+        for (minute, route, status, le), n in sorted(counts.items())  # sorted: two workers never deadlock
+    ]
+    connection.execute(statement, rows)
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """Return an INSERT for ``table`` that can say what to do on conflict, in the database's own dialect."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def now() -> float:
+    """Return the time of an event, in seconds since the epoch."""
+    return time.time()

@@ -1,0 +1,32 @@
+"""Prometheus metrics: each is defined here once."""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+REQUESTS = Counter("http_requests_total", "Requests answered.", ("route", "status"))
+DURATION = Histogram(
+    "http_request_duration_seconds",
+    "Time from the request's last byte to the response.",
+    ("route",),
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+PREDICTIONS = Counter("predictions_total", "Rows scored.", ("model_version", "source"))
+REJECTED = Counter("rejected_rows_total", "Rows refused or quarantined.", ("source",))
+RUNS = Counter("pipeline_runs_total", "Batch runs ended.", ("status",))
+DROPPED = Gauge("events_dropped", "Events that did not reach the log; must stay 0.", multiprocess_mode="livesum")
+CHAMPION = Gauge("model_info", "1 for the version that is served.", ("version",), multiprocess_mode="livemax")
+
+DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def exposition() -> bytes:
+    """Return all metrics in Prometheus' text format, added up over the workers of this machine."""
+    if DIRECTORY not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

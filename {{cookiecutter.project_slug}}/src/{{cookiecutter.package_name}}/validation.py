@@ -1,0 +1,284 @@
+"""Hold rows against a signature: JSON rows of a request, and the columns of a table, by the same rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import msgspec
+
+from .signature import Column, Signature
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Rule = Literal["missing", "type", "minimum", "maximum", "category", "unknown"]
+KINDS: dict[str, Any] = {
+    "number": float,
+    "integer": int,
+    "boolean": bool,
+    "string": str,
+    "datetime": datetime,
+}
+PHRASES = {
+    "number": "a number",
+    "integer": "an integer",
+    "boolean": "true or false",
+    "string": "text",
+    "datetime": "a time such as 2026-01-31T08:00:00Z",
+}
+TRUE, FALSE = ("true", "1", "yes", "t", "y"), ("false", "0", "no", "f", "n")
+LARGEST = 2**63 - 1  # integers are 64 bits everywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a row is refused. The value itself is never repeated."""
+
+    row: int
+    column: str
+    rule: Rule
+    expected: str
+
+    @property
+    def message(self) -> str:
+        """One sentence, for example ``temperature must be a number``."""
+        return f"{self.column} {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A table parted in two.
+
+    Attributes:
+        good: the rows that fit, typed as the signature says, plus ``row``, their number in the source.
+        bad: the other rows as they came, plus ``row`` and ``reasons``, all that is wrong with each.
+        counts: how often each reason occurs, by ``column: rule``.
+    """
+
+    good: pl.DataFrame
+    bad: pl.DataFrame
+    counts: Counter[str]
+
+
+def expected(column: Column, rule: Rule) -> str:
+    """Say what a rule wants of a column, as the rest of a sentence that starts with its name."""
+    if rule == "missing":
+        return "is missing"
+    if rule == "unknown":
+        return "is not a column of the model"
+    if rule == "minimum":
+        return f"must be at least {column.minimum:g}"
+    if rule == "maximum":
+        return f"must be at most {column.maximum:g}"
+    if rule == "category":
+        return "must be one of " + ", ".join(str(value) for value in column.categories)
+    return "must be " + PHRASES[column.type]
+
+
+def row_type(signature: Signature) -> type[msgspec.Struct]:
+    """Make the class that msgspec decodes and checks a JSON row into, at the speed of C.
+
+    The attributes are ``f0``, ``f1``, ... in the order of the inputs, because a column may have any name.
+    Integers beyond 64 bits are refused; a number may be written as an integer; a boolean is no number.
+    """
+    fields: list[Any] = []
+    for place, column in enumerate(signature.inputs):
+        kind = KINDS[column.type]
+        if column.categories and column.type in ("string", "integer"):
+            kind = Literal[column.categories]
+        elif column.numeric:
+            limits: dict[str, Any] = {}
+            if column.type == "integer":
+                limits = {"ge": -LARGEST - 1, "le": LARGEST}
+            if column.minimum is not None:
+                limits["ge"] = column.minimum if column.type == "number" else -int(-column.minimum // 1)
+            if column.maximum is not None:
+                limits["le"] = column.maximum if column.type == "number" else int(column.maximum // 1)
+            kind = Annotated[kind, msgspec.Meta(**limits)] if limits else kind
+        fields.append((f"f{place}", kind | None, None) if column.nullable else (f"f{place}", kind))
+    names = {f"f{place}": column.name for place, column in enumerate(signature.inputs)}
+    return msgspec.defstruct(
+        "Row", fields, rename=names, kw_only=True, forbid_unknown_fields=True, gc=False, module=__name__
+    )
+
+
+def explain(signature: Signature, value: object, row: int = 0) -> list[Problem]:
+    """Say everything that is wrong with one decoded JSON row. Slower than `row_type`, and used once that refused.
+
+    Args:
+        signature: of the model.
+        value: the row as decoded JSON.
+        row: its place in the request, from 0.
+
+    Returns:
+        The problems, in the order of the columns; empty if the row is good.
+    """
+    if not isinstance(value, Mapping):
+        return [Problem(row, "", "type", "the row must be an object of columns")]
+    found: list[Problem] = []
+    for column in signature.inputs:
+        rule = _broken(column, value.get(column.name))
+        if rule:
+            found.append(Problem(row, column.name, rule, expected(column, rule)))
+    for name in value:
+        if name not in signature.by_name:
+            found.append(Problem(row, _printable(name), "unknown", "is not a column of the model"))
+    return found
+
+
+def _broken(column: Column, value: object) -> Rule | None:
+    if value is None:
+        return None if column.nullable else "missing"
+    try:
+        typed = msgspec.convert(value, KINDS[column.type], strict=True)
+    except (msgspec.ValidationError, OverflowError):
+        return "type"
+    if column.type == "integer" and abs(typed) > LARGEST:
+        return "type"
+    if column.categories and column.type in ("string", "integer"):
+        return None if typed in column.categories else "category"
+    if column.minimum is not None and typed < column.minimum:
+        return "minimum"
+    if column.maximum is not None and typed > column.maximum:
+        return "maximum"
+    return None
+
+
+def _printable(name: object) -> str:
+    """Shorten a name that a stranger sent, and take its control characters out."""
+    text = str(name)
+    return "".join(char if char.isprintable() else "?" for char in text[:60]) + ("…" if len(text) > 60 else "")
+
+
+def check_frame(signature: Signature, frame: pl.DataFrame, first: int = 1) -> Checked:
+    """Part a table into rows that fit the signature and rows that do not, by the rules of a request.
+
+    Args:
+        signature: of the model.
+        frame: columns of any type; texts (from CSV) are read as the column's type, an empty text is missing.
+            Columns that the model does not know are ignored, columns that it needs must be there.
+        first: the source's row number of the first row.
+
+    Returns:
+        The rows that fit, the others with their reasons, and the reasons counted.
+    """
+    import polars as pl
+
+    numbered = frame.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("row"))
+    typed, reasons = [], []
+    for place, column in enumerate(signature.inputs):
+        if column.name in frame.columns:
+            raw = pl.col(column.name)
+            raw = raw.replace("", None) if frame.schema[column.name] == pl.String else raw
+            value = _typed(column, raw, frame.schema[column.name])
+        else:
+            raw, value = pl.lit(None), pl.lit(None, dtype=polars_type(column))
+        typed.append(value.alias(column.name))
+        reasons += [pl.when(broken).then(pl.lit(f"{place}:{rule}")) for rule, broken in _rules(column, raw, value)]
+    marked = numbered.select(
+        "row",
+        *typed,
+        pl.concat_list(reasons).list.drop_nulls().alias("reasons") if reasons else pl.lit([]).alias("reasons"),
+    )
+    fits = marked["reasons"].list.len() == 0
+    good = marked.filter(fits).drop("reasons")
+    codes = marked["reasons"].filter(~fits)
+    occurrences = Counter(codes.explode().to_list())
+    names = {code: _name(signature, code) for code in occurrences}
+    words = {code: _words(signature, code) for code in occurrences}
+    texts: Any = (
+        codes.list.eval(pl.element().replace_strict(words, return_dtype=pl.String)).list.join("; ") if words else []
+    )
+    bad = numbered.filter(~fits).with_columns(pl.Series("reasons", texts, dtype=pl.String))
+    return Checked(good, bad, Counter({names[code]: count for code, count in occurrences.items()}))
+
+
+def _split(signature: Signature, code: str) -> tuple[Column, Rule]:
+    place, _, rule = code.partition(":")
+    return signature.inputs[int(place)], cast(Rule, rule)
+
+
+def _name(signature: Signature, code: str) -> str:
+    column, rule = _split(signature, code)
+    return f"{column.name}: {rule}"
+
+
+def _words(signature: Signature, code: str) -> str:
+    column, rule = _split(signature, code)
+    return f"{column.name} {expected(column, rule)}"
+
+
+def polars_type(column: Column) -> pl.DataType:
+    """Return the type that a column has in a table."""
+    import polars as pl
+
+    return {
+        "number": pl.Float64(),
+        "integer": pl.Int64(),
+        "boolean": pl.Boolean(),
+        "string": pl.String(),
+        "datetime": pl.Datetime("us", "UTC"),
+    }[column.type]
+
+
+def _typed(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Return the expression that reads a column as its type; null where it cannot."""
+    import polars as pl
+
+    text = dtype == pl.String
+    if column.type == "number":
+        value = raw.str.strip_chars().cast(pl.Float64, strict=False) if text else _number(raw, dtype, pl.Float64())
+        return pl.when(value.is_finite()).then(value)
+    if column.type == "integer":
+        if text:
+            return raw.str.strip_chars().cast(pl.Int64, strict=False)
+        value = _number(raw, dtype, pl.Int64())
+        return pl.when(raw.cast(pl.Float64, strict=False) == value).then(value) if dtype.is_float() else value
+    if column.type == "boolean":
+        if dtype == pl.Boolean:
+            return raw
+        word = raw.cast(pl.String).str.strip_chars().str.to_lowercase()
+        return pl.when(word.is_in(TRUE)).then(True).when(word.is_in(FALSE)).then(False)
+    if column.type == "datetime":
+        if text:
+            return _time(raw.str.strip_chars())
+        if dtype.is_temporal() and dtype != pl.Time and not isinstance(dtype, pl.Duration):
+            zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone
+            moment = raw.cast(pl.Datetime("us", cast(str, zoned) if zoned else None))
+            return moment.dt.convert_time_zone("UTC") if zoned else moment.dt.replace_time_zone("UTC")
+        return pl.lit(None, dtype=pl.Datetime("us", "UTC"))
+    return raw.cast(pl.String, strict=False)
+
+
+def _number(raw: pl.Expr, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
+    import polars as pl
+
+    return raw.cast(wanted, strict=False) if dtype.is_numeric() else pl.lit(None, dtype=wanted)
+
+
+def _time(text: pl.Expr) -> pl.Expr:
+    """Read RFC 3339, with a blank for the T allowed; without an offset the time is UTC."""
+    shaped = text.str.replace(r"^(\d{4}-\d\d-\d\d)[ tT]", "${1}T").str.replace(r"[zZ]$", "+00:00")
+    zoned = shaped.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
+    plain = shaped.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC")
+    date = shaped.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False).dt.replace_time_zone("UTC")
+    return zoned.fill_null(plain).fill_null(date)
+
+
+def _rules(column: Column, raw: pl.Expr, value: pl.Expr) -> list[tuple[Rule, pl.Expr]]:
+    """Return what can be wrong with a column, each with the expression that is true where it is."""
+    rules: list[tuple[Rule, pl.Expr]] = [("type", raw.is_not_null() & value.is_null())]
+    if not column.nullable:
+        rules.append(("missing", raw.is_null()))
+    if column.categories and column.type in ("string", "integer"):
+        rules.append(("category", ~value.is_in(list(column.categories))))
+    elif column.numeric:
+        if column.minimum is not None:
+            rules.append(("minimum", value < column.minimum))
+        if column.maximum is not None:
+            rules.append(("maximum", value > column.maximum))
+    return rules

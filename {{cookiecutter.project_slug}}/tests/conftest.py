@@ -1,0 +1,168 @@
+"""Fixtures: a fresh project in a temporary folder, and small models that were trained outside the project's code.
+
+Tests import the package under the fixed name ``project``, so they read the same in every project.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+PACKAGE = "{{ cookiecutter.package_name }}"
+HERE = Path(__file__).resolve().parents[1]
+
+
+class Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Give the package's own modules for ``project`` and everything below it."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Answer for ``project`` alone."""
+        return importlib.machinery.ModuleSpec(name, self) if name.partition(".")[0] == "project" else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return the module of the package itself, not a copy."""
+        module = importlib.import_module(PACKAGE + spec.name.removeprefix("project"))
+        self._kept = {**getattr(self, "_kept", {}), spec.name: (module, module.__spec__, module.__loader__)}
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Undo what the import system wrote on the module; it is loaded already."""
+        for kept, spec, loader in self._kept.values():
+            if kept is module:
+                module.__spec__, module.__loader__ = spec, loader
+
+
+sys.meta_path.insert(0, Alias())
+
+from project.models.importing import Source, import_model  # noqa: E402
+from project.models.registry import CHAMPION, Registry  # noqa: E402
+from project.settings import PREFIX, Settings, load  # noqa: E402
+
+
+def sample(rows: int = 600, seed: int = 7) -> pl.DataFrame:
+    """Return made-up hires of a kind that every column type takes part in, with their truth."""
+    random = np.random.default_rng(seed)
+    start = np.datetime64("2025-01-01T00:00:00", "us")
+    at = start + random.integers(0, 365 * 24, rows) * np.timedelta64(3_600_000_000, "us")
+    temperature = np.round(random.normal(15, 8, rows), 1)
+    station = random.choice(["north", "south", "harbour"], rows)
+    staff = random.integers(0, 6, rows)
+    open_ = random.random(rows) < 0.8
+    hires = 20 + 2 * temperature + 5 * staff + 30 * (station == "harbour") + 10 * open_ + random.normal(0, 3, rows)
+    return pl.DataFrame(
+        {
+            "at": pl.Series(at).dt.replace_time_zone("UTC"),
+            "temperature": [
+                None if gone else value
+                for value, gone in zip(temperature.tolist(), random.random(rows) < 0.05, strict=True)
+            ],
+            "station": station,
+            "staff": staff,
+            "open": open_,
+            "hires": np.round(hires, 2),
+            "busy": np.where(hires > 70, "yes", "no"),
+        }
+    )
+
+
+def estimator(target: str, frame: pl.DataFrame) -> Any:
+    """Train a small scikit-learn pipeline on the sample, as a team would."""
+    import pandas as pd
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    table = pd.DataFrame(
+        {
+            "temperature": frame["temperature"].to_numpy(),
+            "station": frame["station"].to_list(),
+            "staff": frame["staff"].to_numpy(),
+            "open": frame["open"].to_numpy(),
+            "at_hour": frame["at"].dt.hour().to_numpy().astype(float),
+        }
+    )
+    kind = HistGradientBoostingRegressor if target == "hires" else HistGradientBoostingClassifier
+    encoder = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["station"]), remainder="passthrough"
+    )
+    return make_pipeline(encoder, kind(max_iter=20, random_state=0)).fit(table, frame[target].to_list())
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+    """Two trained models as files: ``hires`` (regression) and ``busy`` (classification), each with its sample."""
+    import skops.io
+
+    folder = tmp_path_factory.mktemp("trained")
+    frame = sample()
+    sources = {}
+    for target, other in (("hires", "busy"), ("busy", "hires")):
+        path, rows = folder / f"{target}.skops", folder / f"{target}.csv"
+        skops.io.dump(estimator(target, frame), path)
+        frame.drop(other).write_csv(rows)
+        sources[target] = Source(path, rows, target)
+    return sources
+
+
+@pytest.fixture(scope="session")
+def imported(trained: dict[str, Source], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of two projects, each with its model imported and promoted; copied for every test."""
+    folders = {}
+    for target, source in trained.items():
+        settings = _project(tmp_path_factory.mktemp(f"project-{target}"))
+        Registry(settings).point(CHAMPION, import_model(settings, source).version)
+        folders[target] = settings.root
+    return folders
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep settings of the outer environment out of the tests."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A fresh project with the answers of this one, without a model."""
+    return _project(tmp_path / "project")
+
+
+@pytest.fixture
+def champion(imported: dict[str, Path], tmp_path: Path) -> Settings:
+    """A fresh project whose champion is the regression."""
+    return load(Path(shutil.copytree(imported["hires"], tmp_path / "champion")))
+
+
+@pytest.fixture
+def classifier(imported: dict[str, Path], tmp_path: Path) -> Settings:
+    """A fresh project whose champion is the classification."""
+    return load(Path(shutil.copytree(imported["busy"], tmp_path / "classifier")))
+
+
+@pytest.fixture
+def rows() -> pl.DataFrame:
+    """Rows that the models did not see, with their truth."""
+    return sample(300, seed=11)
+
+
+def _project(folder: Path) -> Settings:
+    (folder / "config").mkdir(parents=True)
+    shutil.copy(HERE / "config" / "settings.toml", folder / "config" / "settings.toml")
+    return load(folder)

@@ -1,0 +1,316 @@
+"""Runs: every row comes out once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from sqlalchemy import select
+
+import project
+from project.errors import ProjectError
+from project.models.registry import CHAMPION, Registry
+from project.models.scorer import Scorer
+from project.pipeline import manifest
+from project.pipeline.engines import local
+from project.pipeline.run import resume, run
+from project.store.database import Store
+from project.store.queries import predictions_frame, recent_runs
+from project.store.tables import predictions
+
+INPUTS = ["at", "temperature", "station", "staff", "open"]
+
+
+def with_settings(settings, **pipeline):
+    return settings.model_copy(update={"pipeline": settings.pipeline.model_copy(update=pipeline)})
+
+
+@pytest.fixture
+def job(champion, rows, tmp_path):
+    """Settings with small chunks, a folder with a CSV (some rows bad) and a Parquet, an output folder."""
+    source = tmp_path / "in"
+    source.mkdir()
+    given = rows.select(*INPUTS).with_columns(id=pl.int_range(pl.len()) + 5000)
+    texts = given.head(200).with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).cast(pl.String)
+    bad = pl.Series([number % 10 == 3 for number in range(200)])
+    texts.with_columns(staff=pl.when(bad).then(pl.lit("many")).otherwise("staff")).write_csv(source / "a.csv")
+    given.tail(100).write_parquet(source / "b.parquet")
+    (source / "notes.txt").write_text("not rows")
+    return with_settings(champion, chunk_rows=32), source, tmp_path / "out"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def read(folder: Path, kind: str) -> pl.DataFrame:
+    listed = json.loads((folder / "manifest.json").read_bytes())["files"]
+    return pl.concat(pl.read_parquet(folder / one["path"]) for one in listed if one["path"].startswith(kind))
+
+
+def logged(settings) -> list[tuple]:
+    columns = [predictions.c[name] for name in ("id", "source", "run_id", "row", "inputs", "output")]
+    with Store(settings) as store, store.read() as connection:
+        return [tuple(row) for row in connection.execute(select(*columns).order_by(predictions.c.id))]
+
+
+def test_every_row_is_published_or_quarantined(job, rows):
+    settings, source, output = job
+    result = run(settings, source, output)
+    assert (result.rows_in, result.rows_published, result.rows_quarantined) == (300, 280, 20)
+    assert result.reasons == {"staff: type": 20}
+    assert result.ignored == ("notes.txt",)
+    good, bad = read(result.folder, "predictions"), read(result.folder, "quarantine")
+    assert good["prediction_id"].n_unique() == 280
+    assert bad["source_row"].to_list() == list(range(4, 201, 10))
+    assert bad["source_file"].unique().to_list() == ["a.csv"]
+    assert bad["staff"].unique().to_list() == ["many"]
+    assert bad["reasons"].unique().to_list() == ["staff must be an integer"]
+    assert sorted([*good["id"].cast(pl.Int64), *bad["id"].cast(pl.Int64)]) == list(range(5000, 5300))
+    kept = [number for number in range(300) if number >= 200 or number % 10 != 3]
+    alone = Scorer(Registry(settings).load(CHAMPION)).frame(rows.select(INPUTS)[kept])
+    assert good["prediction"].to_list() == pytest.approx(alone["prediction"].to_list())
+    assert json.loads((output / "latest.json").read_bytes())["run"] == result.id
+    assert sorted(path.name for path in output.iterdir()) == sorted([result.id, "latest.json"])
+
+
+def test_the_log_holds_the_run_and_each_prediction(job):
+    settings, source, output = job
+    result = run(settings, source, output)
+    bundle = Registry(settings).load(CHAMPION)
+    with Store(settings) as store:
+        (row,) = recent_runs(store)
+        frame = predictions_frame(store, bundle.signature, bundle.version)
+    assert (row["id"], row["status"], row["rows_in"]) == (result.id, "succeeded", 300)
+    assert (row["rows_published"], row["rows_quarantined"]) == (280, 20)
+    assert row["reasons"] == {"staff: type": 20}
+    published = read(result.folder, "predictions")
+    both = frame.join(published, left_on="id", right_on="prediction_id", suffix="_published")
+    assert both.height == frame.height == 280
+    for name in (*INPUTS, "prediction"):
+        assert both[name].equals(both[f"{name}_published"]), name
+    assert set(frame["source"]) == {"batch"}
+
+
+def test_a_second_run_changes_nothing(job):
+    settings, source, output = job
+    first = run(settings, source, output)
+    before, log = hashes(output), logged(settings)
+    second = run(settings, source, output)
+    assert (second.already, second.id, second.rows_in) == (True, first.id, 300)
+    assert hashes(output) == before
+    assert logged(settings) == log
+    assert resume(settings, output) is None
+
+
+def test_a_damaged_output_is_made_again(job):
+    settings, source, output = job
+    result = run(settings, source, output)
+    before = hashes(output)
+    next((result.folder / "predictions").iterdir()).write_bytes(b"x")
+    assert not run(settings, source, output).already
+    assert hashes(output) == before
+    assert len(logged(settings)) == 280
+
+
+def test_another_model_or_input_is_another_run(job):
+    settings, source, output = job
+    first = run(settings, source, output)
+    (source / "b.parquet").unlink()
+    second = run(settings, source, output)
+    assert first.id != second.id
+    assert second.rows_in == 200
+    assert manifest.intact(first.folder)
+
+
+def test_too_many_bad_rows_publish_nothing(job):
+    settings, source, output = job
+    strict = with_settings(settings, quarantine_limit=0.05)
+    with pytest.raises(ProjectError, match=r"20 of 300 rows are bad.*staff: type \(20\)"):
+        run(strict, source, output)
+    assert not [path for path in output.iterdir() if not path.name.startswith(".")]
+    assert logged(settings) == []
+    with Store(settings) as store:
+        (row,) = recent_runs(store)
+    assert (row["status"], row["rows_published"], row["rows_quarantined"]) == ("failed", 0, 20)
+    assert resume(settings).rows_published == 280  # the limit is the old one again
+
+
+@pytest.mark.parametrize("content", ["at,temperature\n1,2\n", "at,temperature,station,staff,open\n"])
+def test_wrong_input_leaves_nothing(job, content):
+    settings, source, output = job
+    (source / "z.csv").write_text(content)
+    with pytest.raises(ProjectError, match=r"z\.csv"):
+        run(settings, source, output)
+    assert not output.exists()
+    with Store(settings) as store:
+        assert [(row["status"], bool(row["error"])) for row in recent_runs(store)] == [("failed", True)]
+
+
+def test_a_file_broken_in_its_middle_leaves_nothing(job):
+    settings, source, output = job
+    text = (source / "a.csv").read_text().splitlines()
+    (source / "a.csv").write_text("\n".join([*text[:150], text[150][:12]]))
+    with pytest.raises(ProjectError, match=r"a\.csv row 150 has 1 fields"):
+        run(settings, source, output)
+    assert not output.exists()
+
+
+def test_an_output_that_cannot_be_written_is_said(job, tmp_path):
+    settings, source, _ = job
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProjectError, match="cannot be written"):
+        run(settings, source, tmp_path / "file")
+
+
+def test_chunks_that_are_all_good_or_all_bad(job):
+    settings, source, output = job
+    lines = (source / "a.csv").read_text().splitlines()
+    broken = [
+        line.replace(line.split(",")[3], "?", 1) if 60 < place <= 130 else line
+        for place, line in enumerate(lines)
+    ]
+    (source / "a.csv").write_text("\n".join(broken))
+    result = run(settings, source, output)
+    assert result.rows_in == result.rows_published + result.rows_quarantined == 300
+    assert result.rows_quarantined > 64
+    with pytest.raises(ProjectError, match="nothing is published"):
+        run(with_settings(settings, quarantine_limit=0.1, chunk_rows=7), source, output)
+
+
+def test_own_columns_win_over_those_of_the_input(champion, rows, tmp_path):
+    given = rows.select(
+        *INPUTS, prediction_id=pl.lit("mine"), prediction=pl.lit(1), row=pl.lit(9), reasons=pl.lit("r")
+    )
+    given.write_parquet(tmp_path / "a.parquet")
+    good = read(run(champion, tmp_path / "a.parquet", tmp_path / "out").folder, "predictions")
+    assert good["input_prediction_id"].unique().to_list() == ["mine"]
+    assert good["input_prediction"].unique().to_list() == [1]
+    assert good["row"].unique().to_list() == [9]
+    assert good["prediction"].n_unique() > 10
+
+
+def test_the_number_of_threads_does_not_show(champion, rows):
+    bundle = Registry(champion).load(CHAMPION)
+    frames = [rows.select(INPUTS).slice(start, 13) for start in range(0, 300, 13)]
+    one = list(local.score(bundle, iter(frames), threads=1))
+    many = list(local.score(bundle, iter(frames), threads=5))
+    assert [frame.height for frame in one] == [frame.height for frame in frames]
+    assert all(a.equals(b) for a, b in zip(one, many, strict=True))
+
+
+def test_chunks_are_not_piled_up(champion, rows):
+    asked = 0
+
+    def frames():
+        nonlocal asked
+        for start in range(0, 300, 10):
+            asked += 1
+            yield rows.select(INPUTS).slice(start, 10)
+
+    scored = local.score(Registry(champion).load(CHAMPION), frames(), threads=3)
+    for given, _ in enumerate(scored, 1):
+        assert asked <= given + 2
+    assert asked == given == 30
+
+
+def test_two_runs_at_once(job):
+    settings, source, output = job
+    said = []
+
+    def meanwhile(_):
+        if not said:
+            with pytest.raises(ProjectError, match="another process is at work") as caught:
+                run(settings, source, output)
+            said.append(str(caught.value))
+
+    assert run(settings, source, output, meanwhile).rows_published == 280
+    assert said
+
+
+def test_log_rows_off(job):
+    settings, source, output = job
+    run(with_settings(settings, log_rows=False), source, output)
+    assert logged(settings) == []
+
+
+def test_a_resumed_run_keeps_its_model_and_refuses_another_input(job):
+    settings, source, output = job
+
+    def stop(progress):
+        if progress.rows >= 96:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, source, output, stop)
+    folder = Registry(settings).folder / "aliases" / CHAMPION
+    version = folder.read_text()
+    folder.write_text("0" * 16)
+    content = (source / "a.csv").read_bytes()
+    (source / "a.csv").write_bytes(content.replace(b"many", b"1", 1))
+    with pytest.raises(ProjectError, match="has changed since the run began"):
+        resume(settings, output)
+    (source / "a.csv").write_bytes(content)
+    result = resume(with_settings(settings, chunk_rows=1000))
+    assert (result.model_version, result.rows_published) == (version.strip(), 280)
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from {package}.settings import load
+from {package}.pipeline import run as runs
+left, real = {moment}, os.fsync
+def fsync(handle):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(handle)
+os.fsync = fsync
+settings = load({root!r})
+small = settings.pipeline.model_copy(update=dict(chunk_rows=32))
+settings = settings.model_copy(update=dict(pipeline=small))
+{call}
+print({moment} - left)
+"""
+
+
+def child(settings, moment: int, call: str) -> subprocess.CompletedProcess:
+    code = KILLED.format(
+        path=sys.path, package=project.__name__, moment=moment, root=settings.root, call=call
+    )
+    code = code.replace("PosixPath", "__import__('pathlib').PosixPath")
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_resumed_gives_the_same_bytes(job, tmp_path):
+    settings, source, output = job
+    begin = f"runs.run(settings, {str(source)!r}, {str(output)!r})"
+    whole = tmp_path / "undisturbed"
+    done = child(settings, 10**6, begin.replace(str(output), str(whole)))
+    assert done.returncode == 0, done.stderr
+    wanted, log = hashes(whole), logged(settings)
+    moments = random.Random(5).sample(range(int(done.stdout.split()[-1])), 5)
+    for moment in [*moments, 0]:
+        with Store(settings) as store, store.write() as connection:
+            connection.execute(predictions.delete())
+        killed = child(settings, moment, begin)
+        assert killed.returncode == -9, killed.stderr
+        result = resume(settings, output) or run(with_settings(settings, chunk_rows=32), source, output)
+        assert result.rows_published == 280
+        assert hashes(output) == wanted, moment
+        assert logged(settings) == log, moment
+        for path in sorted(output.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()

@@ -1,0 +1,116 @@
+"""The log: its tables are what the migrations make, and what goes in comes out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from project.errors import ProjectError
+from project.settings import Settings
+from project.signature import Column, Signature
+from project.store import events, queries
+from project.store.database import Store
+from project.store.tables import metadata, model_events
+
+SIGNATURE = Signature(
+    "t",
+    "regression",
+    None,
+    (Column("a", "number"), Column("b", "string", nullable=True), Column("at", "datetime")),
+    (Column("prediction", "number"),),
+)
+ROW = {"a": 1.5, "b": None, "at": "2026-01-01T00:00:00Z"}
+
+
+def test_migrations_make_the_tables_of_the_code(settings: Settings) -> None:
+    with Store(settings) as store, store.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_events_come_out_as_typed_columns(settings: Settings) -> None:
+    with Store(settings) as store:
+        log = events.EventLog(store)
+        log.extend(events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}) for i in range(3))
+        log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.0042))
+        log.append(events.Request(1_700_000_030.0, "/v1/predict", 422, 99.0))
+        log.close()
+        frame = queries.predictions_frame(store, SIGNATURE, "v1")
+        assert frame["prediction"].to_list() == [4.0, 3.0, 2.0]
+        assert frame["at"][0] == datetime(2026, 1, 1, tzinfo=UTC)
+        assert queries.counts(store).predictions == 3
+        series = queries.traffic_series(store, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
+        assert {(row["status"], row["bucket"], row["requests"]) for row in series} == {(200, 0.005, 1), (422, events.BEYOND, 1)}
+        assert queries.latency_quantiles(series[:1]) == {0.5: series[0]["bucket"], 0.99: series[0]["bucket"]}
+
+
+def test_requests_of_one_minute_add_up_over_flushes(settings: Settings) -> None:
+    with Store(settings) as store:
+        log = events.EventLog(store, interval=3600)
+        for _ in range(2):
+            log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.001))
+            log.flush()
+        log.close()
+        series = queries.traffic_series(store, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
+        assert [row["requests"] for row in series] == [2]
+
+
+def test_nothing_is_lost_while_the_store_is_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(settings) as store:
+        log = events.EventLog(store, interval=3600)
+        write, away = log._write, [True]
+
+        def gone(batch: list[events.Prediction | events.Request]) -> None:
+            if away:
+                raise ProjectError("away")
+            write(batch)
+
+        monkeypatch.setattr(log, "_write", gone)
+        log.extend(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}) for i in range(10))
+        with pytest.raises(ProjectError):
+            log.flush()
+        away.clear()
+        log.close()
+        assert queries.counts(store).predictions == 10
+        assert log.dropped == 0
+
+
+def test_a_full_queue_drops_and_counts(settings: Settings) -> None:
+    with Store(settings) as store:
+        log = events.EventLog(store, interval=3600, capacity=2)
+        log.extend(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}) for i in range(5))
+        assert log.dropped == 3
+        log.close()
+
+
+def test_times_come_back_in_utc(settings: Settings) -> None:
+    moment = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    with Store(settings) as store:
+        with store.write() as connection:
+            connection.execute(
+                model_events.insert().values(time=moment, action="import", version="v", actor="a", reason="")
+            )
+        assert queries.recent_events(store)[0]["time"] == datetime(2026, 1, 1, 10, tzinfo=UTC)
+
+
+def test_store_that_cannot_be_written_is_said_in_a_sentence(settings: Settings) -> None:
+    (settings.root / "data").write_text("a file where the folder should be")
+    with pytest.raises(ProjectError, match="cannot be written"):
+        Store(settings)
+
+
+@pytest.mark.parametrize(("url", "sentence"), [("nonsense", "no database URL"), ("oracle+x://h/d", "needs a driver")])
+def test_wrong_url_is_said_in_a_sentence(settings: Settings, url: str, sentence: str) -> None:
+    changed = settings.model_copy(update={"store": settings.store.model_copy(update={"url": url})})
+    with pytest.raises(ProjectError, match=sentence):
+        Store(changed)
+
+
+def test_damaged_file_is_said_in_a_sentence(settings: Settings, tmp_path: Path) -> None:
+    path = settings.path("data/store.db")
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(ProjectError, match="cannot be used"):
+        Store(settings)
