@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from project import features
 
 moments = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from([None, UTC]))
@@ -17,7 +18,9 @@ moments = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.
 
 @given(st.lists(moments, min_size=1, max_size=5), st.sampled_from(features.PARTS))
 def test_one_row_and_many_rows_agree(times: list[datetime], part: str) -> None:
-    micros = np.array([round((features.utc(t) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e6) for t in times])
+    micros = np.array(
+        [round((features.utc(t) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e6) for t in times]
+    )
     single = [features.SCALAR[part](moment) for moment in times]
     assert features.part_of(micros, part).tolist() == single
 

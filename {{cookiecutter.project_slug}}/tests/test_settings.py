@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from project.errors import ProjectError
 from project.settings import FILE, PREFIX, Settings, load
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from project.errors import ProjectError
 from project.signature import Column, Signature
 from project.validation import row_type

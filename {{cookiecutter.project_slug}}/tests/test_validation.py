@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from project.signature import Column, Signature
 from project.validation import check_frame, explain, row_type
 
@@ -54,7 +55,11 @@ def test_decoder_and_explanation_agree(row: dict[str, Any]) -> None:
     assert accepted(row) == (explain(SIGNATURE, json.loads(json.dumps(row))) == [])
 
 
-@given(st.lists(rows.filter(lambda row: "strange" not in row and not isinstance(row.get("note"), list)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        rows.filter(lambda row: "strange" not in row and not isinstance(row.get("note"), list)), min_size=1, max_size=5
+    )
+)
 def test_a_table_of_text_agrees_where_the_texts_say_the_same(found: list[dict[str, Any]]) -> None:
     """A CSV has no types, so only the rules about missing values, limits and categories can be compared."""
     plain = [row for row in found if accepted(row)]

@@ -137,7 +137,7 @@ class Signature:
             raise ProjectError(f"signature: the column {twice!r} appears twice")
         for name in names:
             if not name.isprintable() or set(name) & set('"\\'):
-                raise ProjectError(f"signature: the column name {name!r} has a quote, a backslash or a control character")
+                raise ProjectError(f"signature: the name {name!r} has a quote, a backslash or a control character")
         object.__setattr__(self, "by_name", {column.name: column for column in self.inputs})
 
     def to_json(self) -> dict[str, Any]:

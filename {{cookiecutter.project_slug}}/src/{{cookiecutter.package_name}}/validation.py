@@ -16,13 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 Rule = Literal["missing", "type", "minimum", "maximum", "category", "unknown"]
-KINDS: dict[str, Any] = {
-    "number": float,
-    "integer": int,
-    "boolean": bool,
-    "string": str,
-    "datetime": datetime,
-}
+KINDS: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "string": str, "datetime": datetime}
 PHRASES = {
     "number": "a number",
     "integer": "an integer",
@@ -248,7 +242,7 @@ def _typed(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
             return _time(raw.str.strip_chars())
         if dtype.is_temporal() and dtype != pl.Time and not isinstance(dtype, pl.Duration):
             zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone
-            moment = raw.cast(pl.Datetime("us", cast(str, zoned) if zoned else None))
+            moment = raw.cast(pl.Datetime("us", zoned or None))
             return moment.dt.convert_time_zone("UTC") if zoned else moment.dt.replace_time_zone("UTC")
         return pl.lit(None, dtype=pl.Datetime("us", "UTC"))
     return raw.cast(pl.String, strict=False)

@@ -47,9 +47,7 @@ def refused(settings: Settings, *arguments: str, **environment: str) -> str:
 
 
 @contextmanager
-def served(
-    settings: Settings, *arguments: str, **environment: str
-) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+def served(settings: Settings, *arguments: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
     """Start the service, give its address once it says that it listens, and see that it ends well."""
     process = start(settings, "serve", "--port", "0", *arguments, **environment)
     try:
@@ -76,9 +74,7 @@ def row(champion: Settings) -> dict[str, Any]:
     return Registry(champion).load("champion").signature.example_row()
 
 
-def test_it_says_where_it_is_answers_and_keeps_every_prediction(
-    champion: Settings, row: dict[str, Any]
-) -> None:
+def test_it_says_where_it_is_answers_and_keeps_every_prediction(champion: Settings, row: dict[str, Any]) -> None:
     with served(champion) as (address, _, said):
         version = Registry(champion).resolve("champion")
         assert version in said
@@ -165,7 +161,4 @@ def test_a_new_key_opens_the_service(champion: Settings) -> None:
     setting = {f"{PREFIX}SERVING__KEY_HASHES": json.dumps([digest[1]])}
     with served(champion, **setting) as (address, _, _):
         assert httpx.get(f"{address}/v1/model", trust_env=False).status_code == 401
-        assert (
-            httpx.get(f"{address}/v1/model", headers={"X-API-Key": key[1]}, trust_env=False).status_code
-            == 200
-        )
+        assert httpx.get(f"{address}/v1/model", headers={"X-API-Key": key[1]}, trust_env=False).status_code == 200

@@ -54,25 +54,12 @@ class Log:
     def run(self, number: int, status: str = "succeeded", hours: float = 1, error: str | None = None) -> None:
         """A batch run that started some hours ago: 100 rows, 7 in quarantine."""
         published = 93 if status == "succeeded" else 0
-        row = {
-            "id": f"r{number}",
-            "key": f"k{number}",
-            "status": status,
-            "input": "/in/new.csv",
-            "output": "out",
-        }
-        row |= {
-            "started": self.now - timedelta(hours=hours),
-            "model_version": "v1",
-            "seconds": 0.5,
-            "error": error,
-        }
+        row = {"id": f"r{number}", "key": f"k{number}", "status": status, "input": "/in/new.csv", "output": "out"}
+        row |= {"started": self.now - timedelta(hours=hours), "model_version": "v1", "seconds": 0.5, "error": error}
         row |= {"rows_in": 100, "rows_published": published, "rows_quarantined": 7}
         with self.store.write() as connection:
             connection.execute(runs.insert(), row)
-            connection.execute(
-                quarantine.insert(), {"run_id": f"r{number}", "reason": "staff: type", "rows": 7}
-            )
+            connection.execute(quarantine.insert(), {"run_id": f"r{number}", "reason": "staff: type", "rows": 7})
 
     def check(self, kind: str, subject: str, value: float | None, state: str, **detail: Any) -> None:
         """The result of a check, just now."""
@@ -82,12 +69,7 @@ class Log:
 
     def promotion(self, version: str, hours: float) -> None:
         """A promotion some hours ago."""
-        row = {
-            "time": self.now - timedelta(hours=hours),
-            "action": "promote",
-            "alias": CHAMPION,
-            "version": version,
-        }
+        row = {"time": self.now - timedelta(hours=hours), "action": "promote", "alias": CHAMPION, "version": version}
         with self.store.write() as connection:
             connection.execute(model_events.insert(), {**row, "actor": "ada", "reason": "<b>better</b>"})
 

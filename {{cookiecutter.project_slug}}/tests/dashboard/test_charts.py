@@ -46,9 +46,7 @@ def test_specifications_are_strict_json_and_complete(busy: Settings) -> None:
 
 def test_nothing_to_draw_is_a_sentence_not_an_empty_axis(settings: Settings) -> None:
     found = drawn(settings)
-    assert all(
-        chart.spec() is None and chart.svg() == "" and len(chart.empty) > 20 for chart in found.values()
-    )
+    assert all(chart.spec() is None and chart.svg() == "" and len(chart.empty) > 20 for chart in found.values())
     assert "pipeline run" in found["runs"].empty
 
 
@@ -68,8 +66,7 @@ def test_a_change_of_rows_keeps_the_shape(busy: Settings) -> None:
     def shapes() -> dict[str, dict[str, Any]]:
         specs = {name: chart.spec() or {} for name, chart in drawn(busy).items()}
         return {
-            name: {key: spec[key] for key in spec if key not in ("data", "description")}
-            for name, spec in specs.items()
+            name: {key: spec[key] for key in spec if key not in ("data", "description")} for name, spec in specs.items()
         }
 
     before = shapes()

@@ -125,9 +125,7 @@ def test_static_files_are_only_those(settings: Settings) -> None:
             assert http.get(f"/static/{name}").status_code == 404
 
 
-def test_the_chart_library_is_made_once_and_mended(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chart_library_is_made_once_and_mended(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
     def bundle(snippet: str) -> str:

@@ -39,10 +39,7 @@ def with_mode(settings: Settings, mode: str) -> Settings:
 
 def test_a_busy_project_is_healthy_and_counted(busy: Settings) -> None:
     status = read(busy, 1)
-    assert (status.state, status.why) == (
-        "healthy",
-        "Store and model are in order, and so is all that is watched.",
-    )
+    assert (status.state, status.why) == ("healthy", "Store and model are in order, and so is all that is watched.")
     assert figure(status, "Requests") == str(12 * 41 + 4)
     assert figure(status, "Failed requests") == "0.00%"
     assert figure(status, "Latency, median") == "2 ms"
@@ -59,9 +56,7 @@ def test_a_busy_project_is_healthy_and_counted(busy: Settings) -> None:
 @pytest.mark.parametrize(("hours", "step"), [(1, 60), (24, 600), (168, 3600)])
 def test_every_time_bin_is_there_and_no_request_is_lost(busy: Settings, hours: int, step: int) -> None:
     status = read(busy, hours)
-    gaps = {
-        later.time - sooner.time for sooner, later in zip(status.traffic, status.traffic[1:], strict=False)
-    }
+    gaps = {later.time - sooner.time for sooner, later in zip(status.traffic, status.traffic[1:], strict=False)}
     assert gaps == {timedelta(seconds=step)}
     assert sum(point.total for point in status.traffic) == 12 * 41 + 4
     assert any(point.p99 is None for point in status.traffic)
@@ -117,8 +112,7 @@ def test_a_store_that_cannot_be_used_is_down_and_comes_back(champion: Settings) 
 def test_a_read_only_store_is_down(champion: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(champion).close()
     monkeypatch.setattr(
-        "project.store.database._sqlite_pragmas",
-        lambda connection, _: connection.execute("PRAGMA query_only=1"),
+        "project.store.database._sqlite_pragmas", lambda connection, _: connection.execute("PRAGMA query_only=1")
     )
     status = read(champion)
     assert status.state == "down"

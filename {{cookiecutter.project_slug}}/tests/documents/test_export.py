@@ -100,16 +100,7 @@ def test_every_format_holds_the_document(exported: Path) -> None:
 
 def test_the_pdf_has_contents_and_the_text_of_its_figures(exported: Path) -> None:
     text = words_of(exported / "report.pdf")
-    for expected in (
-        "Contents",
-        "First",
-        "Left box",
-        "Right box",
-        "an arrow",
-        "LAST",
-        "@ada",
-        "How it flows",
-    ):
+    for expected in ("Contents", "First", "Left box", "Right box", "an arrow", "LAST", "@ada", "How it flows"):
         assert expected in text
     assert re.search(r"\b2\s*/\s*3\b", text)
 
@@ -124,10 +115,7 @@ def test_a_second_export_gives_the_same_bytes(exported: Path, project: Settings)
     ("text", "words"),
     [
         ("# T\n\n![picture](gone.png)\n", r"report\.md:3: there is no image gone\.png"),
-        (
-            "# T\n\n## S\n\n```mermaid\nflowchart sideways\n((\n```\n",
-            r"report\.md:5: the diagram cannot be drawn",
-        ),
+        ("# T\n\n## S\n\n```mermaid\nflowchart sideways\n((\n```\n", r"report\.md:5: the diagram cannot be drawn"),
     ],
 )
 def test_what_cannot_be_exported_is_named_and_nothing_is_written(project: Settings, text: str, words: str) -> None:

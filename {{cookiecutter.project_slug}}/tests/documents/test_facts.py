@@ -32,22 +32,8 @@ def state(settings: Settings) -> dict[str, Fact]:
 
 def fill(settings: Settings) -> None:
     """Write one of everything to the log."""
-    run = {
-        "id": "r1",
-        "key": "k",
-        "status": "succeeded",
-        "started": NOW,
-        "finished": NOW,
-        "input": "i",
-        "output": "o",
-    }
-    run |= {
-        "model_version": "v",
-        "rows_in": 1200,
-        "rows_published": 1100,
-        "rows_quarantined": 100,
-        "seconds": 0.25,
-    }
+    run = {"id": "r1", "key": "k", "status": "succeeded", "started": NOW, "finished": NOW, "input": "i", "output": "o"}
+    run |= {"model_version": "v", "rows_in": 1200, "rows_published": 1100, "rows_quarantined": 100, "seconds": 0.25}
     event = {"time": NOW, "action": "promote", "alias": "champion", "version": "v1", "actor": "Ada | Bob"}
     check = {"time": NOW, "kind": "drift", "subject": "wind", "value": 0.31, "state": "alert", "detail": "{}"}
     minute = {"minute": NOW, "route": "/v1/predict", "bucket": 0.01}

@@ -32,11 +32,7 @@ def test_prose_is_never_touched(prose: list[str]) -> None:
     assert problems == []
     new = living.refresh(text, FACTS)
     outside = [new[: blocks[0].start], new[blocks[0].marker[1] : blocks[1].start], new[blocks[1].marker[1] :]]
-    assert outside == [
-        f"{prose[0]}\n<!-- fact: a.b -->\n",
-        f"\n{prose[1]}\n <!-- fact: c -->\t\n",
-        f"  \n{prose[2]}",
-    ]
+    assert outside == [f"{prose[0]}\n<!-- fact: a.b -->\n", f"\n{prose[1]}\n <!-- fact: c -->\t\n", f"  \n{prose[2]}"]
 
 
 def test_windows_line_ends_stay() -> None:

@@ -31,9 +31,7 @@ def test_no_rows_have_the_same_types_as_many():
 
 
 def test_only_the_nullable_columns_have_gaps():
-    gaps = {
-        name for name, count in bike_demand.rows(5000, 1).null_count().row(0, named=True).items() if count
-    }
+    gaps = {name for name, count in bike_demand.rows(5000, 1).null_count().row(0, named=True).items() if count}
     assert gaps == {column.name for column in bike_demand.COLUMNS if column.nullable}
 
 

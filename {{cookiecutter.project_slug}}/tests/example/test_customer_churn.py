@@ -27,9 +27,7 @@ def test_rows_fit_the_signature():
 
 
 def test_only_the_nullable_columns_have_gaps():
-    gaps = {
-        name for name, count in customer_churn.rows(5000, 1).null_count().row(0, named=True).items() if count
-    }
+    gaps = {name for name, count in customer_churn.rows(5000, 1).null_count().row(0, named=True).items() if count}
     assert gaps == {column.name for column in customer_churn.COLUMNS if column.nullable}
 
 

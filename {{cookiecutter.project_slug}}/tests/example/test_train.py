@@ -58,9 +58,7 @@ def test_the_saved_model_gives_the_stated_metrics_on_the_sample(trained):
     sample = pl.read_csv(result.folder / "sample.csv", infer_schema=False)
     rows = check_frame(Signature.load(result.folder / "signature.json"), sample).good
     predicted = pl.DataFrame({"prediction": load(result.folder).predict(inputs(data, rows))})
-    again = evaluate(
-        data.TASK, sample[data.TARGET.name].cast(data.rows(1, 1).schema[data.TARGET.name]), predicted
-    )
+    again = evaluate(data.TASK, sample[data.TARGET.name].cast(data.rows(1, 1).schema[data.TARGET.name]), predicted)
     assert again.items() <= result.metrics.items()
 
 
@@ -85,9 +83,7 @@ def test_it_converts_to_onnx_exactly(trained):
     data, result = trained
     model, rows = load(result.folder), inputs(data, data.rows(2000, 5, drift=True))
     number = {name for name in rows.columns if rows[name].dtype == float}
-    kinds = [
-        (name, (FloatTensorType if name in number else StringTensorType)([None, 1])) for name in rows.columns
-    ]
+    kinds = [(name, (FloatTensorType if name in number else StringTensorType)([None, 1])) for name in rows.columns]
     converted = to_onnx(model, initial_types=kinds, target_opset=18)
     session = onnxruntime.InferenceSession(converted.SerializeToString())
     feed = {name: rows[[name]].to_numpy(np.float32 if name in number else object) for name in rows.columns}
@@ -125,9 +121,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_rows_and_their_truth_go_to_two_files(run, tmp_path, suffix):
-    result = run(
-        "rows", "--rows", 50, "--seed", 9, "--output", f"new/rows.{suffix}", "--truth", f"truth.{suffix}"
-    )
+    result = run("rows", "--rows", 50, "--seed", 9, "--output", f"new/rows.{suffix}", "--truth", f"truth.{suffix}")
     assert result.exit_code == 0, result.output
     assert "50 synthetic rows" in result.output
     read = pl.read_csv if suffix == "csv" else pl.read_parquet

@@ -158,5 +158,5 @@ def test_unreviewed_type_is_named(settings: Settings, tmp_path: Path) -> None:
     model.extra = shutil.rmtree
     skops.io.dump(model, tmp_path / "m.skops")
     (tmp_path / "s.csv").write_text("a\n1\n2\n")
-    with pytest.raises(ProjectError, match="shutil.rmtree"):
+    with pytest.raises(ProjectError, match=r"shutil\.rmtree"):
         import_model(settings, Source(tmp_path / "m.skops", tmp_path / "s.csv"))

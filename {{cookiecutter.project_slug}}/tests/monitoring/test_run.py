@@ -42,9 +42,7 @@ def fill(settings, rows, target=None, actual=None, hours=0.0, version=None):
         )
         truth = rows[target][place] if target else actual(output) if actual else None
         if truth is not None:
-            back.append(
-                {"prediction_id": made[-1]["id"], "time": datetime.now(UTC), "actual": json.dumps(truth)}
-            )
+            back.append({"prediction_id": made[-1]["id"], "time": datetime.now(UTC), "actual": json.dumps(truth)})
     with Store(settings) as store, store.write() as connection:
         connection.execute(predictions.insert(), made)
         if back:
@@ -119,9 +117,7 @@ def test_drift_is_found_in_the_column_that_moved(champion, rows):
     fill(champion, rows.with_columns(station=pl.lit("airport"), staff=pl.col("staff") + 3))
     summary, checks = checked(champion)
     assert summary.state == "alert"
-    moved = {
-        subject for (kind, subject), check in checks.items() if kind == "drift" and check.state == "alert"
-    }
+    moved = {subject for (kind, subject), check in checks.items() if kind == "drift" and check.state == "alert"}
     assert {"station", "staff"} <= moved
     assert not {"temperature", "open"} & moved
     assert checks["drift", "station"].detail["new"] == 1.0
@@ -187,9 +183,7 @@ def test_classes(classifier, rows):
 
 
 def test_one_class_only_and_a_class_never_seen(classifier, rows):
-    fill(
-        classifier, rows, actual=lambda output: output["prediction"] if output["prediction"] == "no" else None
-    )
+    fill(classifier, rows, actual=lambda output: output["prediction"] if output["prediction"] == "no" else None)
     _, checks = checked(classifier)
     assert (checks["performance", "accuracy"].value, checks["performance", "accuracy"].state) == (1.0, "ok")
     fill(classifier, rows, actual=lambda output: "perhaps", hours=0.5)
@@ -201,13 +195,7 @@ def test_one_class_only_and_a_class_never_seen(classifier, rows):
 def test_refused_requests_and_quarantined_rows(champion):
     now = datetime.now(UTC)
     run_row = {"key": "k", "started": now, "finished": now, "input": "", "output": "", "model_version": "v"}
-    ended = {
-        "id": "a",
-        "status": "succeeded",
-        "rows_in": 1000,
-        "rows_published": 900,
-        "rows_quarantined": 100,
-    }
+    ended = {"id": "a", "status": "succeeded", "rows_in": 1000, "rows_published": 900, "rows_quarantined": 100}
     asked = [(200, 700), (422, 200), (400, 100), (401, 5000), (503, 50)]
     with Store(champion) as store, store.write() as connection:
         connection.execute(runs.insert(), [{**run_row, **ended}])

@@ -177,8 +177,7 @@ def test_chunks_that_are_all_good_or_all_bad(job):
     settings, source, output = job
     lines = (source / "a.csv").read_text().splitlines()
     broken = [
-        line.replace(line.split(",")[3], "?", 1) if 60 < place <= 130 else line
-        for place, line in enumerate(lines)
+        line.replace(line.split(",")[3], "?", 1) if 60 < place <= 130 else line for place, line in enumerate(lines)
     ]
     (source / "a.csv").write_text("\n".join(broken))
     result = run(settings, source, output)
@@ -189,9 +188,7 @@ def test_chunks_that_are_all_good_or_all_bad(job):
 
 
 def test_own_columns_win_over_those_of_the_input(champion, rows, tmp_path):
-    given = rows.select(
-        *INPUTS, prediction_id=pl.lit("mine"), prediction=pl.lit(1), row=pl.lit(9), reasons=pl.lit("r")
-    )
+    given = rows.select(*INPUTS, prediction_id=pl.lit("mine"), prediction=pl.lit(1), row=pl.lit(9), reasons=pl.lit("r"))
     given.write_parquet(tmp_path / "a.parquet")
     good = read(run(champion, tmp_path / "a.parquet", tmp_path / "out").folder, "predictions")
     assert good["input_prediction_id"].unique().to_list() == ["mine"]
@@ -287,9 +284,7 @@ print({moment} - left)
 
 
 def child(settings, moment: int, call: str) -> subprocess.CompletedProcess:
-    code = KILLED.format(
-        path=sys.path, package=project.__name__, moment=moment, root=settings.root, call=call
-    )
+    code = KILLED.format(path=sys.path, package=project.__name__, moment=moment, root=settings.root, call=call)
     code = code.replace("PosixPath", "__import__('pathlib').PosixPath")
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 

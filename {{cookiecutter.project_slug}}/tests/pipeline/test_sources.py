@@ -51,11 +51,7 @@ def test_csv_is_cut_at_the_same_rows_whatever_is_read_at_once(tmp_path, monkeypa
 def test_blank_lines_are_no_rows(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("\n\na,b\n1,2\n\n3,4\r\n\r\n\n5,6\n\n")
-    assert [row for piece in frames(path, 2) for row in piece.frame.rows()] == [
-        ("1", "2"),
-        ("3", "4"),
-        ("5", "6"),
-    ]
+    assert [row for piece in frames(path, 2) for row in piece.frame.rows()] == [("1", "2"), ("3", "4"), ("5", "6")]
 
 
 def test_gzip_and_parquet_give_the_same_rows(tmp_path):

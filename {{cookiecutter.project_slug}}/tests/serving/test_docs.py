@@ -53,18 +53,14 @@ def test_requests_and_answers_are_as_documented(
         validator.validate(example["value"])
         answer = client.post("/v1/predict", json=example["value"])
         assert answer.status_code == 200
-        jsonschema.validate(
-            answer.json(), schema(document, answers["200"]["content"]["application/json"]["schema"])
-        )
+        jsonschema.validate(answer.json(), schema(document, answers["200"]["content"]["application/json"]["schema"]))
         ids += [answer.json()["id"]] if "id" in answer.json() else []
     for bad in ({"row": {}}, {"rows": []}, {}, {"row": signature.example_row() | {"foreign": 1}}):
         assert not validator.is_valid(bad)
         answer = client.post("/v1/predict", json=bad)
         problem = answers[str(answer.status_code)]["content"][answer.headers["content-type"]]["schema"]
         jsonschema.validate(answer.json(), schema(document, problem))
-    feedback = document["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"][
-        "schema"
-    ]
+    feedback = document["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     actual = client.post("/v1/predict", json={"row": signature.example_row()}).json()["prediction"]
     jsonschema.validate({"id": ids[0], "actual": actual}, schema(document, feedback))
 

@@ -26,18 +26,14 @@ def stored(settings: Settings) -> dict[str, Any]:
         return {row.prediction_id: json.loads(row.actual) for row in connection.execute(select(feedback))}
 
 
-def test_feedback_to_a_prediction_made_just_now(
-    client: httpx.Client, champion: Settings, made: dict[str, Any]
-) -> None:
+def test_feedback_to_a_prediction_made_just_now(client: httpx.Client, champion: Settings, made: dict[str, Any]) -> None:
     answer = client.post(PATH, json={"id": made["id"], "actual": made["prediction"]})
     assert answer.status_code == 200
     assert answer.json() == {"accepted": 1, "unknown": []}
     assert stored(champion) == {made["id"]: made["prediction"]}
 
 
-def test_many_with_unknown_ones_among_them(
-    client: httpx.Client, champion: Settings, row: dict[str, Any]
-) -> None:
+def test_many_with_unknown_ones_among_them(client: httpx.Client, champion: Settings, row: dict[str, Any]) -> None:
     predictions = client.post("/v1/predict", json={"rows": [row] * 20}).json()["predictions"]
     actual = predictions[0]["prediction"]
     ids = [entry["id"] for entry in predictions]

@@ -14,9 +14,7 @@ KEY, DIGEST = new_key()
 
 
 def with_keys(settings: Settings, *digests: str) -> Settings:
-    return settings.model_copy(
-        update={"serving": settings.serving.model_copy(update={"key_hashes": digests})}
-    )
+    return settings.model_copy(update={"serving": settings.serving.model_copy(update={"key_hashes": digests})})
 
 
 @pytest.fixture
@@ -53,11 +51,7 @@ def test_hot_and_cold_routes_want_the_same_key(locked: httpx.Client) -> None:
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"] == "Bearer"
             assert method == "HEAD" or answer.json()["code"] == "unauthorized"
-        for headers in (
-            {"Authorization": f"Bearer {KEY}"},
-            {"authorization": f"bearer {KEY}"},
-            {"X-API-Key": KEY},
-        ):
+        for headers in ({"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"X-API-Key": KEY}):
             assert locked.request(method, path, headers=headers).status_code != 401
 
 
@@ -99,11 +93,7 @@ def test_a_request_id_is_echoed_if_it_is_safe(client: httpx.Client) -> None:
 
 
 def test_refusals_of_cold_routes_are_problem_documents(client: httpx.Client) -> None:
-    for method, path, status in (
-        ("GET", "/nowhere", 404),
-        ("POST", "/health/live", 405),
-        ("DELETE", "/docs", 405),
-    ):
+    for method, path, status in (("GET", "/nowhere", 404), ("POST", "/health/live", 405), ("DELETE", "/docs", 405)):
         answer = client.request(method, path)
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/problem+json"

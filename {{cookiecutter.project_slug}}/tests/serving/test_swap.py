@@ -28,9 +28,7 @@ def other(champion: Settings) -> str:
     first = registry.load("champion")
     content = {name: (first.folder / name).read_bytes() for name in first.manifest["files"]}
     rest = {key: value for key, value in first.manifest.items() if key not in ("files", "format")}
-    return bundle.write(
-        registry.versions_folder, {**rest, "created": "2020-01-01T00:00:00Z"}, content
-    ).version
+    return bundle.write(registry.versions_folder, {**rest, "created": "2020-01-01T00:00:00Z"}, content).version
 
 
 def test_a_new_champion_takes_over_while_every_request_is_answered(

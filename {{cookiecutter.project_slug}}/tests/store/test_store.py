@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+
 from project.errors import ProjectError
 from project.settings import Settings
 from project.signature import Column, Signature
@@ -33,7 +34,9 @@ def test_migrations_make_the_tables_of_the_code(settings: Settings) -> None:
 def test_events_come_out_as_typed_columns(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store)
-        log.extend(events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}) for i in range(3))
+        log.extend(
+            events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}) for i in range(3)
+        )
         log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.0042))
         log.append(events.Request(1_700_000_030.0, "/v1/predict", 422, 99.0))
         log.close()
@@ -42,7 +45,10 @@ def test_events_come_out_as_typed_columns(settings: Settings) -> None:
         assert frame["at"][0] == datetime(2026, 1, 1, tzinfo=UTC)
         assert queries.counts(store).predictions == 3
         series = queries.traffic_series(store, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
-        assert {(row["status"], row["bucket"], row["requests"]) for row in series} == {(200, 0.005, 1), (422, events.BEYOND, 1)}
+        assert {(row["status"], row["bucket"], row["requests"]) for row in series} == {
+            (200, 0.005, 1),
+            (422, events.BEYOND, 1),
+        }
         assert queries.latency_quantiles(series[:1]) == {0.5: series[0]["bucket"], 0.99: series[0]["bucket"]}
 
 

@@ -71,7 +71,7 @@ def _model(settings: Settings) -> str:
     version = str(_run("model", "import", files["model.skops"], *options))
     champion = Registry(settings).aliases().get(CHAMPION)
     if champion not in (None, version):
-        raise ProjectError(f"the champion is {champion}, not the example's model: the demo leaves a project in use alone")
+        raise ProjectError(f"the champion {champion} is not the example's model: the demo leaves it alone")
     if champion is None:
         _run("model", "promote", version, "--reason", "demo")
     return version
@@ -87,7 +87,7 @@ def _batch(settings: Settings) -> None:
 
 @contextmanager
 def _service(settings: Settings) -> Iterator[int]:
-    """Run the service beside the demo, on the configured port or on a free one, until it is ready; stop it at the end."""
+    """Run the service on the configured port, or on a free one; give the port once it is ready."""
     port = settings.serving.port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -82,7 +82,7 @@ def _exposure(settings: Settings) -> Iterator[str]:
     yield f"{settings.serving.host}:{settings.serving.port} is open to {who}"
 
 
-CHECKS: dict[str, Callable[["Settings"], Iterator[str]]] = {
+CHECKS: dict[str, Callable[[Settings], Iterator[str]]] = {
     "python": _python,
     "settings": _settings,
     "store": _store,

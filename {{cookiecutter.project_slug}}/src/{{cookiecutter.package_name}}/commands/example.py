@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Synthetic data of the bundled example, and a model trained on it.", no_args_is_help=True
-)
+app = typer.Typer(help="Synthetic data of the bundled example, and a model trained on it.", no_args_is_help=True)
 
 Rows = Annotated[int, typer.Option(help="How many rows.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
@@ -52,9 +50,7 @@ def make_rows(
 
 @app.command("train")
 def train_model(
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to write to.", show_default="data/example")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="data/example")] = None,
     rows: Rows = 20_000,
     seed: Seed = 1,
 ) -> None:
@@ -64,9 +60,7 @@ def train_model(
 
     result = train(load(), output and output.absolute(), rows, seed)
     counts = result.details["rows"]
-    typer.echo(
-        f"trained on {counts['training']} rows in {result.seconds:.1f} s: {result.details['algorithm']}"
-    )
+    typer.echo(f"trained on {counts['training']} rows in {result.seconds:.1f} s: {result.details['algorithm']}")
     typer.echo(f"measured on {counts['holdout']} held out ({result.details['split']}):")
     for name, value in result.metrics.items():
         if name != "rows":

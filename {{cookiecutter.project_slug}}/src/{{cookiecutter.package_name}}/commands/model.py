@@ -25,8 +25,7 @@ def import_(
     ] = None,
     signature: Annotated[Path | None, typer.Option(help="An edited signature file to use.")] = None,
     trust_pickle: Annotated[
-        bool,
-        typer.Option("--trust-pickle", help="Load a pickle. It runs any code that its author put in it."),
+        bool, typer.Option("--trust-pickle", help="Load a pickle. It runs any code that its author put in it.")
     ] = False,
 ) -> str:
     """Make an immutable bundle of a trained model, and print its version."""

@@ -16,9 +16,7 @@ def group() -> None:
 
 @app.command()
 def run(
-    strict: Annotated[
-        bool, typer.Option("--strict", help="End with status 1 if any check is an alert.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if any check is an alert.")] = False,
 ) -> None:
     """Check the champion's last hours (setting monitoring.window_hours) and keep the results."""
     import sys

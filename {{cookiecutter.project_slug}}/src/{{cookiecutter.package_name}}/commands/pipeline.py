@@ -111,8 +111,6 @@ def _watched(work: "Callable[[Callable[[Progress], None]], R]") -> R:
         task = bar.add_task("reading", total=1.0)
 
         def draw(now: "Progress") -> None:
-            bar.update(
-                task, completed=now.share, description=f"{now.rows:,} rows, {now.quarantined:,} quarantined"
-            )
+            bar.update(task, completed=now.share, description=f"{now.rows:,} rows, {now.quarantined:,} quarantined")
 
         return work(draw)

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
     from ..serving.hot import Service
 
 PACKAGE = __name__.rpartition(".commands")[0]
-PAGES = {
-    "dashboard": "/status",
-    "documents": "/documents/",
-    "clients": "/clients/",
-}  # rooms with pages for people
+PAGES = {"dashboard": "/status", "documents": "/documents/", "clients": "/clients/"}  # rooms with pages for people
 GRACE = 20  # seconds for requests in flight at the end
 
 
@@ -38,9 +34,7 @@ def command(
     """Serve predictions over HTTP until Ctrl-C. Without options the settings decide."""
     settings = load()
     given = {"host": host, "port": port, "workers": workers}
-    serving = settings.serving.model_copy(
-        update={key: value for key, value in given.items() if value is not None}
-    )
+    serving = settings.serving.model_copy(update={key: value for key, value in given.items() if value is not None})
     from ..serving.security import check_exposure
     from ..telemetry.logs import configure
 
@@ -72,11 +66,7 @@ def assemble(settings: Settings | None = None) -> Service:
 
 def pages(settings: Settings) -> list[APIRouter]:
     """Return the routers of the pages that this project has."""
-    return [
-        importlib.import_module(f"{PACKAGE}.{room}.pages").router(settings)
-        for room in PAGES
-        if _present(room)
-    ]
+    return [importlib.import_module(f"{PACKAGE}.{room}.pages").router(settings) for room in PAGES if _present(room)]
 
 
 def _present(room: str) -> bool:
@@ -173,9 +163,7 @@ def _announce(settings: Settings, host: str, listener: socket.socket) -> None:
     finally:
         connection.close()
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    state = (
-        f"model {health['model_version']}" if health["ready"] else f"no predictions yet: {health['reason']}"
-    )
+    state = f"model {health['model_version']}" if health["ready"] else f"no predictions yet: {health['reason']}"
     lines = [f"{settings.project.title} listens on {base} ({state})", f"  API page   {base}/docs"]
     lines += [f"  {room:10} {base}{path}" for room, path in PAGES.items() if _present(room)]
     typer.echo("\n".join([*lines, "Ctrl-C stops it."]))

@@ -12,14 +12,11 @@ if TYPE_CHECKING:
 TONES = {"ok": "green", "warning": "yellow", "alert": "red", "unknown": "dim"}
 TONES |= {"healthy": "green", "degraded": "yellow", "down": "red"}
 
-Chosen = Annotated[
-    Literal["1h", "24h", "7d"], typer.Option("--range", help="How far back requests are counted.")
-]
+Chosen = Annotated[Literal["1h", "24h", "7d"], typer.Option("--range", help="How far back requests are counted.")]
 
 
 def command(
-    chosen: Chosen = "24h",
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    chosen: Chosen = "24h", as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False
 ) -> None:
     """Say how the system is; ends with status 1 when it is down, with 0 otherwise."""
     import msgspec
@@ -51,9 +48,7 @@ def _print(status: Status) -> None:
     console.print(Text.assemble((status.title, "bold"), ": ", (status.state, f"bold {TONES[status.state]}")))
     console.print(Text(status.why))
     if model := status.champion:
-        measures = [
-            f"{label(name)} {number(value)}" for name, value in model.metrics.items() if name != "rows"
-        ]
+        measures = [f"{label(name)} {number(value)}" for name, value in model.metrics.items() if name != "rows"]
         console.print(Text(", ".join([f"Model {model.version}", model.task, *measures])))
     health, figures, bad = (Table(box=None, show_header=False, padding=(0, 2, 0, 0)) for _ in range(3))
     for item in status.health:
@@ -62,9 +57,7 @@ def _print(status: Status) -> None:
         figures.add_row(figure.name, Text(figure.value, "bold", justify="right"), Text(figure.note, "dim"))
     for one in status.checks:
         if one.current and one.state in ("alert", "warning"):
-            bad.add_row(
-                Text(one.state, TONES[one.state]), one.kind, Text(one.subject), number(one.value), one.note
-            )
+            bad.add_row(Text(one.state, TONES[one.state]), one.kind, Text(one.subject), number(one.value), one.note)
     for table in (health, figures, bad):
         if table.row_count:
             console.print("", table)

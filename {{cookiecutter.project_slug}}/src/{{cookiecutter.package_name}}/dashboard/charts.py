@@ -54,9 +54,7 @@ class Chart:
 
         spec = self.spec()
         return (
-            str(vl_convert.vegalite_to_svg(json.dumps({**spec, "width": width}), allowed_base_urls=[]))
-            if spec
-            else ""
+            str(vl_convert.vegalite_to_svg(json.dumps({**spec, "width": width}), allowed_base_urls=[])) if spec else ""
         )
 
 
@@ -71,9 +69,7 @@ def traffic(status: Status) -> Chart:
     """Return the requests per minute."""
     rows = []
     for point in status.traffic:
-        seconds = min(
-            status.step, max(60, (status.time - point.time).total_seconds())
-        )  # the last bin is not full
+        seconds = min(status.step, max(60, (status.time - point.time).total_seconds()))  # the last bin is not full
         rows.append(_at(point.time) | {"rate": round(point.total * 60 / seconds, 2), "requests": point.total})
     about = f"Requests per minute, last {span(status.hours)}."
     shape = partial(_traffic, status.hours)
@@ -126,11 +122,7 @@ def predictions(status: Status, settings: Settings) -> Chart:
 def drift(status: Status, settings: Settings) -> Chart:
     """Return each column's drift with the lines at which it warns and alerts."""
     low, high = settings.monitoring.psi_warning, settings.monitoring.psi_alert
-    known = [
-        (one.value, one)
-        for one in status.checks
-        if one.kind == "drift" and one.current and one.value is not None
-    ]
+    known = [(one.value, one) for one in status.checks if one.kind == "drift" and one.current and one.value is not None]
     known.sort(key=lambda pair: -pair[0])
     rows = [
         # A bar is cut at four times the alert line; its label tells the value.
@@ -147,13 +139,7 @@ def drift(status: Status, settings: Settings) -> Chart:
 def runs(status: Status) -> Chart:
     """Return what became of the rows of the newest batch runs."""
     rows = [
-        {
-            "run": run["id"],
-            "when": stamp(run["started"]),
-            "status": run["status"],
-            "fate": fate,
-            "rows": count,
-        }
+        {"run": run["id"], "when": stamp(run["started"]), "status": run["status"], "fate": fate, "rows": count}
         for run in reversed(status.runs[:BARS])
         for fate, count in (
             ("published", run["rows_published"]),
@@ -170,7 +156,7 @@ def _if_any(rows: list[Row], name: str) -> list[Row]:
     return rows if any(row[name] for row in rows) else []
 
 
-def _at(moment: Any) -> Row:  # noqa: ANN401
+def _at(moment: Any) -> Row:
     return {"time": int(moment.timestamp() * 1000), "when": stamp(moment)}
 
 
@@ -178,26 +164,26 @@ def _quiet(status: Status) -> str:
     return f"No requests in the last {span(status.hours)}: try one from the API page."
 
 
-def _spec(chart: Any, height: int = 180) -> dict[str, Any]:  # noqa: ANN401
+def _spec(chart: Any, height: int = 180) -> dict[str, Any]:
     """Give a chart the size and the looks of all."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
     return {**spec, "config": CONFIG}
 
 
-def _base() -> Any:  # noqa: ANN401
+def _base() -> Any:
     import altair as alt
 
     return alt.Chart(alt.NamedData(name="rows"))
 
 
-def _time(hours: int) -> Any:  # noqa: ANN401
+def _time(hours: int) -> Any:
     import altair as alt
 
     axis = alt.Axis(title="UTC", grid=False, tickCount=6, format="%H:%M" if hours <= 24 else "%d %b")
     return alt.X("time:T", scale=alt.Scale(type="utc"), axis=axis)
 
 
-def _colour(field: str, names: Sequence[str], tones: Sequence[str], **options: Any) -> Any:  # noqa: ANN401
+def _colour(field: str, names: Sequence[str], tones: Sequence[str], **options: Any) -> Any:
     import altair as alt
 
     return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(tones)), **options)
@@ -231,9 +217,7 @@ def _latency(hours: int) -> dict[str, Any]:
     value = alt.Y("latency:Q", scale=alt.Scale(type="log"), axis=axis)
     tooltip = [alt.Tooltip("when:N", title="from"), "share:N", alt.Tooltip("told:N", title="at most")]
     mark = _base().mark_line(interpolate="step-after", strokeWidth=1.5, point=alt.OverlayMarkDef(size=12))
-    return _spec(
-        mark.encode(_time(hours), value, _colour("share", ("median", "p99"), (BLUE, AMBER)), tooltip=tooltip)
-    )
+    return _spec(mark.encode(_time(hours), value, _colour("share", ("median", "p99"), (BLUE, AMBER)), tooltip=tooltip))
 
 
 @cache
@@ -257,11 +241,7 @@ def _drift(low: float, high: float, columns: int) -> dict[str, Any]:
     colour = _colour("state", ("ok", "warning", "alert", "unknown"), (BLUE, AMBER, RED, GREY), legend=None)
     tooltip = ["column:N", alt.Tooltip("told:N", title="PSI"), "state:N"]
     bars = _base().mark_bar(height={"band": 0.65}).encode(value, column, colour, tooltip=tooltip)
-    text = (
-        _base()
-        .mark_text(align="left", dx=4, fontSize=11, color=GREY)
-        .encode(value, column, alt.Text("told:N"))
-    )
+    text = _base().mark_text(align="left", dx=4, fontSize=11, color=GREY).encode(value, column, alt.Text("told:N"))
     one = alt.Chart(alt.InlineData(values=[{"line": 1}]))
     lines = [
         one.mark_rule(color=tone, strokeDash=[4, 3]).encode(x=alt.datum(limit))
@@ -277,10 +257,5 @@ def _runs() -> dict[str, Any]:
     colour = _colour("fate", ("published", "quarantined", "not published"), (BLUE, AMBER, GREY))
     place = alt.X("run:N", sort=None, axis=alt.Axis(title=None, labels=False, ticks=False))
     count = alt.Y("rows:Q", axis=alt.Axis(title="rows", format="~s", tickCount=5))
-    tooltip = [
-        alt.Tooltip("when:N", title="started"),
-        "status:N",
-        "fate:N",
-        alt.Tooltip("rows:Q", format=","),
-    ]
+    tooltip = [alt.Tooltip("when:N", title="started"), "status:N", "fate:N", alt.Tooltip("rows:Q", format=",")]
     return _spec(_base().mark_bar(width={"band": 0.7}).encode(place, count, colour, tooltip=tooltip))

@@ -40,9 +40,7 @@ class View:
     def data(self) -> dict[str, Any]:
         """Return the state, the charts, and the parts of the page that change."""
         parts = {name: _templates().get_template(f"{name}.html").render(self._context) for name in PARTS}
-        drawn = [
-            {"id": one.id, "about": one.about, "empty": one.empty, "spec": one.spec()} for one in self.charts
-        ]
+        drawn = [{"id": one.id, "about": one.about, "empty": one.empty, "spec": one.spec()} for one in self.charts]
         return {"status": self.status, "charts": drawn, "parts": parts}
 
 

@@ -22,9 +22,7 @@ from .page import FOLDER, View
 from .reader import Reader
 from .state import RANGES
 
-POLICY = (
-    "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; frame-ancestors 'none'"
-)
+POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; frame-ancestors 'none'"
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 PAGE = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", **SAFE}
 STATIC = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding", **SAFE}

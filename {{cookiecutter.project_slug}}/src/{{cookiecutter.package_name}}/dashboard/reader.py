@@ -89,9 +89,7 @@ class Reader:
         except ProjectError:
             self.close()  # the next reading tries anew
             raise
-        status.health.append(
-            Item("Store", "ok", f"The log ({self._store.engine.dialect.name}) can be written.")
-        )
+        status.health.append(Item("Store", "ok", f"The log ({self._store.engine.dialect.name}) can be written."))
         return self._store
 
     def _champion(self, status: Status) -> Bundle:
@@ -100,17 +98,13 @@ class Reader:
         held = len(registry.versions())
         if CHAMPION not in registry.aliases():
             todo = "promote VERSION" if held else "import PATH --sample ROWS.csv"
-            raise ProjectError(
-                f"no model is in service ({held} in the registry): `{status.slug} model {todo}`"
-            )
+            raise ProjectError(f"no model is in service ({held} in the registry): `{status.slug} model {todo}`")
         version, known = registry.resolve(CHAMPION), self._bundle
         if known is None or known[1].version != version or time.monotonic() - known[0] > VERIFIED_SECONDS:
             self._bundle = None  # stays so when loading fails
             self._bundle = known = (time.monotonic(), registry.load(version))
         bundle = known[1]
-        measures = {
-            name: value for name, raw in bundle.metrics.items() if (value := _finite(raw)) is not None
-        }
+        measures = {name: value for name, raw in bundle.metrics.items() if (value := _finite(raw)) is not None}
         runtime, imported = bundle.manifest.get("runtime", ""), bundle.provenance.get("imported_at", "")
         title, task = bundle.signature.title, bundle.signature.task
         status.champion = Champion(version, title, task, str(runtime), str(imported), measures)
@@ -173,9 +167,7 @@ def _checks(status: Status, store: Store) -> None:
         status.checks.append(Check(row["kind"], row["subject"], value, state, row["time"], note, current))
     judged = {check.kind for check in status.checks if check.current}
     status.checks = [check for check in status.checks if check.current or check.kind not in judged]
-    status.checks.sort(
-        key=lambda check: (not check.current, ORDER.index(check.state), check.kind, check.subject)
-    )
+    status.checks.sort(key=lambda check: (not check.current, ORDER.index(check.state), check.kind, check.subject))
     for kind, name in KINDS.items():
         found = [check for check in status.checks if check.kind == kind]
         status.health.append(judge_checks(name, found, status.slug))

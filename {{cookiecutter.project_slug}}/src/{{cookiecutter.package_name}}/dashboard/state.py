@@ -129,9 +129,7 @@ class Status:
 
 def point(moment: datetime, rows: Sequence[Row]) -> Point:
     """Add up the traffic rows of one time bin."""
-    family = {
-        number: sum(row["requests"] for row in rows if row["status"] // 100 == number) for number in (4, 5)
-    }
+    family = {number: sum(row["requests"] for row in rows if row["status"] // 100 == number) for number in (4, 5)}
     total, quantiles = sum(row["requests"] for row in rows), latency_quantiles(rows)
     p50, p99 = (quantiles[0.5] * 1e3, quantiles[0.99] * 1e3) if quantiles else (None, None)
     return Point(moment, total - sum(family.values()), family[4], family[5], p50, p99)
@@ -160,9 +158,7 @@ def judge_requests(hour: Point) -> Item:
     if level == "ok":
         return Item("Requests", "ok", f"{text}.")
     return Item(
-        "Requests",
-        "alert" if level == "alert" else "warning",
-        f"{text} ({share:.1%}): look in the service's log.",
+        "Requests", "alert" if level == "alert" else "warning", f"{text} ({share:.1%}): look in the service's log."
     )
 
 
@@ -188,10 +184,7 @@ def judge_checks(name: str, found: Sequence[Check], slug: str) -> Item:
     if not current:
         about = "Checked for an earlier model only" if found else "Not checked yet"
         return Item(name, "unknown", f"{about}: `{slug} monitor run`")
-    at, worst = (
-        stamp(max(check.time for check in current)),
-        min((check.state for check in current), key=ORDER.index),
-    )
+    at, worst = (stamp(max(check.time for check in current)), min((check.state for check in current), key=ORDER.index))
     if worst in ("alert", "warning"):
         bad = [check.subject for check in current if check.state == worst]
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""

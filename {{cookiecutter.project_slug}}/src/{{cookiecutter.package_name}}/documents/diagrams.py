@@ -11,29 +11,12 @@ from ..errors import ProjectError
 from ..settings import Settings
 from .words import Words
 
-COLOURS = {
-    "person": "#0b3a66",
-    "system": "#1168bd",
-    "container": "#3d7fc1",
-    "data": "#5b6b7b",
-    "outside": "#8a8f98",
-}
+COLOURS = {"person": "#0b3a66", "system": "#1168bd", "container": "#3d7fc1", "data": "#5b6b7b", "outside": "#8a8f98"}
 FONT = '"DejaVu Sans", Verdana, Arial, sans-serif'
 CONFIG = {
     "theme": "base",
-    "themeVariables": {
-        "fontFamily": FONT,
-        "primaryColor": "#eef3f8",
-        "lineColor": "#5b6b7b",
-        "clusterBkg": "#f6f8fa",
-    },
-    "flowchart": {
-        "htmlLabels": True,
-        "padding": 8,
-        "nodeSpacing": 28,
-        "rankSpacing": 52,
-        "wrappingWidth": 165,
-    },
+    "themeVariables": {"fontFamily": FONT, "primaryColor": "#eef3f8", "lineColor": "#5b6b7b", "clusterBkg": "#f6f8fa"},
+    "flowchart": {"htmlLabels": True, "padding": 8, "nodeSpacing": 28, "rankSpacing": 52, "wrappingWidth": 165},
 }
 SCALE = 0.72  # of Mermaid's 16 pixel text to that of a page
 LABEL = re.compile(r'<foreignObject([^>]*)width="([\d.]+)" height="([\d.]+)"[^>]*>(.*?)</foreignObject>', re.DOTALL)
@@ -49,11 +32,7 @@ class Sketch:
 
     def node(self, name: str, kind: str, title: str, technology: str, text: str) -> None:
         """Add a box: a person, system, container, store of data, or something outside."""
-        shown = [
-            _plain(self.words(title)),
-            f"[{_plain(technology)}]" if technology else "",
-            _plain(self.words(text)),
-        ]
+        shown = [_plain(self.words(title)), f"[{_plain(technology)}]" if technology else "", _plain(self.words(text))]
         left, right = ("[(", ")]") if kind == "data" else ("(", ")") if kind == "person" else ("[", "]")
         self.lines.append(f'    {name}{left}"{"<br/>".join(filter(None, shown))}"{right}:::{kind}')
 

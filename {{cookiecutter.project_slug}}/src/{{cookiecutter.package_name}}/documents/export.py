@@ -57,10 +57,7 @@ def export(settings: Settings, formats: Sequence[str], output: Path, tell: Calla
         ProjectError: a document cannot be read or converted; nothing was written.
     """
     names, folder = documents(settings), settings.path(settings.documents.folder)
-    words, style = (
-        Words(settings.project.language),
-        json.loads((STYLE / "style.json").read_text(encoding="utf-8")),
-    )
+    words, style = (Words(settings.project.language), json.loads((STYLE / "style.json").read_text(encoding="utf-8")))
     figures = settings.path(settings.documents.output) / "figures"
     with ThreadPoolExecutor(2) as pool, tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
@@ -137,13 +134,7 @@ def convert(source: Source, kind: str, settings: Settings, words: Words, style: 
     variables = {"project": settings.project.title, "organization": settings.project.organization}
     variables |= {"pagetitle": f"{source.title} · {settings.project.title}", "contents": words("Contents")}
     variables = {name: escape(value) for name, value in variables.items()} | {"tableword": words("Table")} | style
-    arguments = [
-        "--from",
-        READER,
-        "--shift-heading-level-by=-1",
-        f"--lua-filter={STYLE / 'filter.lua'}",
-        "--wrap=none",
-    ]
+    arguments = ["--from", READER, "--shift-heading-level-by=-1", f"--lua-filter={STYLE / 'filter.lua'}", "--wrap=none"]
     arguments += [f"--resource-path={source.folder}", f"--metadata=lang:{words.language}"]
     arguments += [f"--metadata=toc-title:{words('Contents')}"]
     for name, value in variables.items():
@@ -163,11 +154,7 @@ def convert(source: Source, kind: str, settings: Settings, words: Words, style: 
         pandoc(text, [*arguments, f"--template={STYLE / 'report.html'}", f"--output={target}"], source.name)
     else:
         made = target.with_suffix(".typ")
-        pandoc(
-            text,
-            [*arguments, "--to=typst", f"--template={STYLE / 'report.typ'}", f"--output={made}"],
-            source.name,
-        )
+        pandoc(text, [*arguments, "--to=typst", f"--template={STYLE / 'report.typ'}", f"--output={made}"], source.name)
         print_pdf(made, target)
     return target
 
@@ -258,12 +245,7 @@ def index(sources: Sequence[Source], settings: Settings, words: Words, style: di
             f'<li><a class="title" href="{source.name}.html">{html.escape(source.title)}</a> {" ".join(others)}</li>'
         )
     page = (STYLE / "index.html").read_text(encoding="utf-8")
-    values = {
-        "language": words.language,
-        "title": words("Documents"),
-        "project": settings.project.title,
-        **style,
-    }
+    values = {"language": words.language, "title": words("Documents"), "project": settings.project.title, **style}
     values |= {"organization": settings.project.organization, "description": settings.project.description}
     for name, value in values.items():
         page = page.replace(f"[[ {name} ]]", html.escape(value))

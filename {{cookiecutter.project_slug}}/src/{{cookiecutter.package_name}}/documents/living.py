@@ -135,11 +135,7 @@ def refresh(text: str, facts: Mapping[str, Fact], file: str = "document") -> str
 
 
 def check(
-    text: str,
-    facts: Mapping[str, Fact],
-    headings: Sequence[str] = (),
-    file: str = "document",
-    empty: bool = False,
+    text: str, facts: Mapping[str, Fact], headings: Sequence[str] = (), file: str = "document", empty: bool = False
 ) -> list[Problem]:
     """Return what is wrong: markers, facts that are stale or edited by hand, missing headings.
 

@@ -23,10 +23,7 @@ HEADERS = {
 
 def router(settings: Settings) -> APIRouter:
     """Return the routes of the documents; what is exported while the service runs is served at once."""
-    folder, routes = (
-        settings.path(settings.documents.output),
-        APIRouter(prefix="/documents", include_in_schema=False),
-    )
+    folder, routes = (settings.path(settings.documents.output), APIRouter(prefix="/documents", include_in_schema=False))
 
     @routes.get("")
     def slash() -> Response:

@@ -52,10 +52,7 @@ def spoil(frame: pl.DataFrame, columns: Sequence[Column], share: float, seed: in
 
 def _faults(column: Column) -> list[str | None]:
     """Values that break the rules of this column."""
-    faults: list[str | None] = [
-        *NONSENSE.get(column.type, ()),
-        *(f"{item}?" for item in column.categories[:2]),
-    ]
+    faults: list[str | None] = [*NONSENSE.get(column.type, ()), *(f"{item}?" for item in column.categories[:2])]
     if not column.nullable:
         faults.append(None)
     if column.minimum is not None:

@@ -81,10 +81,7 @@ def rows(count: int, seed: int, drift: bool = False, since: int = LAST) -> pl.Da
     rate = _rate(frame, traits[district].T, 0.5 if drift else 1.0) * popularity[station]
     return frame.select(
         *(pl.col(name) for name in ("timestamp", "district", "docks")),
-        *(
-            pl.when(pl.Series(chance[2] > 0.025)).then(name).alias(name)
-            for name in ("temperature", "humidity")
-        ),
+        *(pl.when(pl.Series(chance[2] > 0.025)).then(name).alias(name) for name in ("temperature", "humidity")),
         *(pl.col(name) for name in ("wind_speed", "rain", "sky", "holiday", "event")),
         rentals=rng.poisson(rate * rng.gamma(14, 1 / 14, count)),
     )

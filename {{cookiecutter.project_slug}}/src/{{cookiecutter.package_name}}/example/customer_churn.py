@@ -89,9 +89,7 @@ def rows(count: int, seed: int, drift: bool = False) -> pl.DataFrame:
             "satisfaction": pl.Series(satisfaction).set(pl.Series(~known[1]), None),
             "paperless": chance[7] < 0.75 - 0.006 * (age - 44),
             "family": family,
-            "churned": pl.Series(TARGET.categories).gather(
-                (rng.random(count) < 1 / (1 + np.exp(-score))) * 1
-            ),
+            "churned": pl.Series(TARGET.categories).gather((rng.random(count) < 1 / (1 + np.exp(-score))) * 1),
         }
     )
 

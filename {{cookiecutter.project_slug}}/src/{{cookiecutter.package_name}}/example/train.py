@@ -78,8 +78,7 @@ def train(settings: Settings, folder: Path | None = None, rows: int = 20_000, se
         "rows": {"training": known.height, "holdout": held.height},
         "split": "a random fifth, stratified" if data.TARGET.categories else "the last fifth in time",
         "metrics": metrics,
-        "baseline": {"name": "mean by " + ", ".join(data.BASELINE) if data.BASELINE else "majority"}
-        | baseline,
+        "baseline": {"name": "mean by " + ", ".join(data.BASELINE) if data.BASELINE else "majority"} | baseline,
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
     }
     text = json.dumps(details, indent=2) + "\n"
@@ -138,9 +137,7 @@ def _split(data: ModuleType, frame: pl.DataFrame, seed: int) -> tuple[pl.DataFra
         frame = frame[np.random.default_rng(seed).permutation(frame.height)]
         held = pl.select(pl.lit(frame[data.TARGET.name]).rank("ordinal") % 5 == 0).to_series()
     else:
-        held = pl.Series(
-            np.arange(frame.height) >= frame.height - frame.height // 5
-        )  # rows are in order of time
+        held = pl.Series(np.arange(frame.height) >= frame.height - frame.height // 5)  # rows are in order of time
     return frame.filter(~held), frame.filter(held)
 
 

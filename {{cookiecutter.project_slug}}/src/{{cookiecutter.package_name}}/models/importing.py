@@ -187,9 +187,7 @@ def _model_parts(
     except Exception as error:  # onnxruntime refuses graphs with errors of its own
         reason = f"the ONNX form does not run: {(str(error).splitlines() or [''])[0][:200]}"
     if not reason:
-        say(
-            f"converted to ONNX: largest difference {compared['largest']:.2g} {compared['unit']} over {compared['rows']} rows"
-        )
+        say(f"converted to ONNX: at most {compared['largest']:.2g} {compared['unit']} off over {compared['rows']} rows")
         manifest = {"runtime": "onnx", "model": "model.onnx", "numeric": numeric, "text": text}
         content = graph
     else:
@@ -209,11 +207,7 @@ def _write(registry: Registry, manifest: dict[str, Any], parts: dict[str, Any], 
     import tempfile
 
     name, content = parts["model"]
-    files: dict[str, Any] = {
-        name: content,
-        "signature.json": facts.signature.to_json(),
-        "parity.json": parts["parity"],
-    }
+    files: dict[str, Any] = {name: content, "signature.json": facts.signature.to_json(), "parity.json": parts["parity"]}
     with tempfile.TemporaryDirectory() as folder:
         output = Scorer(bundles.write(Path(folder), manifest | {"metrics": {}}, files)).frame(facts.rows)
     measured: dict[str, Any] = {}
@@ -222,11 +216,7 @@ def _write(registry: Registry, manifest: dict[str, Any], parts: dict[str, Any], 
         say("measured " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()))
     columns = (*facts.signature.inputs, *facts.signature.outputs)
     profile = Profile.build(facts.rows.hstack(output), columns)
-    files |= {
-        "metrics.json": measured,
-        "profile.json": profile.to_json(),
-        "provenance.json": _provenance(facts),
-    }
+    files |= {"metrics.json": measured, "profile.json": profile.to_json(), "provenance.json": _provenance(facts)}
     return bundles.write(registry.versions_folder, manifest | {"metrics": measured}, files)
 
 

@@ -67,11 +67,7 @@ def model_columns(estimator: Any, frame: pl.DataFrame, target: str | None) -> li
 
 
 def infer(
-    title: str,
-    frame: pl.DataFrame,
-    names: Sequence[str],
-    classes: Sequence[Any] | None,
-    options: dict[str, Any],
+    title: str, frame: pl.DataFrame, names: Sequence[str], classes: Sequence[Any] | None, options: dict[str, Any]
 ) -> Signature:
     """Infer the signature.
 

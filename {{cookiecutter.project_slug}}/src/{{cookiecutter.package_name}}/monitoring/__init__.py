@@ -38,6 +38,4 @@ def judge(value: float, warning: float, alert: float, proven: bool = True) -> St
 
 def too_few(kind: Kind, subject: str, rows: int, needed: int, of: str = "rows") -> Check:
     """Return the check that says that there is not enough data."""
-    return Check(
-        kind, subject, None, "unknown", {"rows": rows, "note": f"not enough data: {rows} of {needed} {of}"}
-    )
+    return Check(kind, subject, None, "unknown", {"rows": rows, "note": f"not enough data: {rows} of {needed} {of}"})

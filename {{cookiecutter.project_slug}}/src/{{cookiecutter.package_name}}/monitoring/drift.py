@@ -96,12 +96,8 @@ def _compare(name: str, known: Distribution, now: Distribution, limits: Monitori
     }
     if known.type == "numeric":
         # On the bins of the reference: never more than the Kolmogorov-Smirnov distance of the values.
-        steps = np.cumsum(known.counts) / max(1, sum(known.counts)) - np.cumsum(now.counts) / max(
-            1, sum(now.counts)
-        )
-        detail["distance"] = (
-            round(float(np.max(np.abs(steps))), 6) if sum(known.counts) and sum(now.counts) else None
-        )
+        steps = np.cumsum(known.counts) / max(1, sum(known.counts)) - np.cumsum(now.counts) / max(1, sum(now.counts))
+        detail["distance"] = round(float(np.max(np.abs(steps))), 6) if sum(known.counts) and sum(now.counts) else None
     else:
         detail["new"] = round(float(after[-2]), 6) if not known.counts[-1] else None
     return Check("drift", name, round(value, 6), state, detail)

@@ -21,9 +21,7 @@ REFUSED = (400, 413, 415, 422)  # the request did not fit; other 4xx are about w
 SURE = 3.09  # standard errors; chance exceeds them in one of a thousand windows
 
 
-def check(
-    store: Store, bundle: Bundle, frame: pl.DataFrame, since: datetime, limits: Monitoring
-) -> list[Check]:
+def check(store: Store, bundle: Bundle, frame: pl.DataFrame, since: datetime, limits: Monitoring) -> list[Check]:
     """Check the rows that came in since a time.
 
     Args:
@@ -43,9 +41,7 @@ def _refused(store: Store, since: datetime, limits: Monitoring) -> list[Check]:
     """Judge batches by their rows and the service by its requests."""
     ended = (runs.c.finished >= since) & (runs.c.status != "running")
     with store.read() as connection:
-        totals = connection.execute(
-            select(func.sum(runs.c.rows_in), func.sum(runs.c.rows_quarantined)).where(ended)
-        )
+        totals = connection.execute(select(func.sum(runs.c.rows_in), func.sum(runs.c.rows_quarantined)).where(ended))
         rows, bad = (int(value or 0) for value in totals.one())
         counted = (
             select(quarantine.c.reason, func.sum(quarantine.c.rows))
@@ -83,14 +79,7 @@ def _columns(bundle: Bundle, frame: pl.DataFrame, limits: Monitoring) -> list[Ch
         known, values = bundle.profile.columns.get(column.name), frame[column.name]
         if column.nullable and known is not None:
             checks.append(
-                _share(
-                    f"{column.name}: missing",
-                    values.null_count(),
-                    values.len(),
-                    known.missing,
-                    known.rows,
-                    limits,
-                )
+                _share(f"{column.name}: missing", values.null_count(), values.len(), known.missing, known.rows, limits)
             )
         if column.numeric and column.observed:
             low, high = column.observed
@@ -120,10 +109,7 @@ def _share(
     error = sqrt(pooled * (1 - pooled) * (1 / rows + (1 / rows_before if rows_before else 0)))
     growth = share - before
     state = judge(
-        growth,
-        limits.rejected_warning,
-        limits.rejected_alert,
-        proven=not rows_before or growth > SURE * error,
+        growth, limits.rejected_warning, limits.rejected_alert, proven=not rows_before or growth > SURE * error
     )
     note = f"{share:.1%} of {rows} {of}" + (f", {before:.1%} in the sample" if rows_before else "")
     detail = {"rows": rows, "count": part, "reference": round(before, 6), "note": note, **(more or {})}

@@ -68,9 +68,7 @@ def run(settings: Settings) -> Summary:
         with store.write() as connection:
             connection.execute(table.insert(), rows)
     summary = Summary(now, bundle.version, frame.height, worst(found), found)
-    log.info(
-        "checked", model_version=bundle.version, rows=frame.height, checks=len(found), state=summary.state
-    )
+    log.info("checked", model_version=bundle.version, rows=frame.height, checks=len(found), state=summary.state)
     return summary
 
 

@@ -93,9 +93,7 @@ def run(settings: Settings, source: str | Path, output: str | Path, progress: Re
     return _run(settings, request, Path(output).absolute(), progress)
 
 
-def resume(
-    settings: Settings, output: str | Path | None = None, progress: Report | None = None
-) -> Run | None:
+def resume(settings: Settings, output: str | Path | None = None, progress: Report | None = None) -> Run | None:
     """Go on with the newest unfinished run, with the model that it began with.
 
     Args:
@@ -144,9 +142,7 @@ def _run(settings: Settings, request: Json, output: Path, progress: Report | Non
         if isinstance(error, ProjectError):
             raise
         reason = error.strerror or error
-        raise ProjectError(
-            f"{output} cannot be written ({reason}): mend it, then `pipeline resume`"
-        ) from None
+        raise ProjectError(f"{output} cannot be written ({reason}): mend it, then `pipeline resume`") from None
     rows = content["rows"]
     return Run(
         id=job.id,
@@ -251,12 +247,7 @@ class _Job:
         return content
 
     def _write(
-        self,
-        common: steps.Run,
-        chunk: steps.Chunk,
-        checked: Checked,
-        output: pl.DataFrame | None,
-        seconds: float,
+        self, common: steps.Run, chunk: steps.Chunk, checked: Checked, output: pl.DataFrame | None, seconds: float
     ) -> Json:
         """Write the files of a chunk, then the marker that says that they are whole."""
         files: list[Json] = []

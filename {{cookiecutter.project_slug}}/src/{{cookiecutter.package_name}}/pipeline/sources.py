@@ -66,18 +66,14 @@ def find(given: str | Path) -> tuple[list[Path], list[str]]:
     path = Path(given)
     if path.is_file():
         if not path.name.lower().endswith(SUFFIXES):
-            raise InputError(
-                f"{path} is not a {', '.join(SUFFIXES)} file: convert it or name it as what it is"
-            )
+            raise InputError(f"{path} is not a {', '.join(SUFFIXES)} file: convert it or name it as what it is")
         return [path.absolute()], []
     found = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(str(given), recursive=True)))
     files = [one.absolute() for one in found if one.is_file()]
     fit = [one for one in files if one.name.lower().endswith(SUFFIXES) and not one.name.startswith(".")]
     if not fit:
         what = "has no" if path.is_dir() else "does not exist or matches no"
-        raise InputError(
-            f"{given} {what} {', '.join(SUFFIXES)} file: give a file, a folder or a pattern that does"
-        )
+        raise InputError(f"{given} {what} {', '.join(SUFFIXES)} file: give a file, a folder or a pattern that does")
     return fit, [one.name for one in files if one not in fit]
 
 
@@ -222,9 +218,7 @@ class _Records:
             if not len(self._ends):
                 if self._done:
                     return None
-                raise InputError(
-                    f"{self._path} has a row of more than {MOST >> 20} MB: a quote is not closed"
-                )
+                raise InputError(f"{self._path} has a row of more than {MOST >> 20} MB: a quote is not closed")
             ends, cut = self._ends[:count], int(self._ends[:count][-1])
             text, self._buffer = self._buffer[:cut], self._buffer[cut:]
             self._ends = self._ends[count:] - cut

@@ -141,9 +141,7 @@ def save(folder: Path, kind: str, number: int, frame: pl.DataFrame) -> list[Mark
     return [{"path": path, "rows": frame.height, "sha256": hashlib.sha256(content).hexdigest()}]
 
 
-def log_predictions(
-    connection: Connection, signature: Signature, run: str, version: str, frame: pl.DataFrame
-) -> None:
+def log_predictions(connection: Connection, signature: Signature, run: str, version: str, frame: pl.DataFrame) -> None:
     """Log a published table, each prediction once however often this is called.
 
     The rows are encoded by polars and given to the driver as they are: several times as fast as through
@@ -161,9 +159,7 @@ def log_predictions(
         pl.lit(run).alias("run"),
         "source_row",
         _json({name: frame.schema[published] for name, published in inputs.items()}, inputs).alias("inputs"),
-        _json({name: frame.schema[name] for name in outputs}, dict(zip(outputs, outputs, strict=True))).alias(
-            "output"
-        ),
+        _json({name: frame.schema[name] for name in outputs}, dict(zip(outputs, outputs, strict=True))).alias("output"),
     ).rows()
     names = ", ".join(f'"{name}"' for name in LOGGED)
     marks = ", ".join([MARKS[dialect.paramstyle]] * len(LOGGED))

@@ -76,8 +76,7 @@ def create(
 
     add(lambda: pages)
     found = [
-        importlib.import_module(f"{routes.__name__}.{item.name}")
-        for item in pkgutil.iter_modules(routes.__path__)
+        importlib.import_module(f"{routes.__name__}.{item.name}") for item in pkgutil.iter_modules(routes.__path__)
     ]
     handlers: Handlers = {}
     for module in found:
@@ -98,9 +97,7 @@ def _openapi(app: FastAPI, state: State, modules: Sequence[ModuleType]) -> Calla
         model = state.model
         if not made or made[0][0] is not model:
             version = model.version if model else "no model"
-            document = get_openapi(
-                title=app.title, version=version, description=app.description, routes=app.routes
-            )
+            document = get_openapi(title=app.title, version=version, description=app.description, routes=app.routes)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas["Problem"] = SCHEMA
             for module in modules:

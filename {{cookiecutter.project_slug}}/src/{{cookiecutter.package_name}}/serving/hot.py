@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -100,13 +100,9 @@ class Service:
             }
         )
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
-        self._count(
-            path if path in self._methods else "refused", answer.status, time.perf_counter() - started
-        )
+        self._count(path if path in self._methods else "refused", answer.status, time.perf_counter() - started)
 
-    async def _hot(
-        self, handler: Handler, body: bytes, headers: Mapping[bytes, bytes], scope: Message
-    ) -> Answer:
+    async def _hot(self, handler: Handler, body: bytes, headers: Mapping[bytes, bytes], scope: Message) -> Answer:
         try:
             answer = handler(Call(body, headers, scope["query_string"], time.perf_counter()))
             return answer if isinstance(answer, Answer) else await answer
@@ -118,22 +114,24 @@ class Service:
         """Read the body within the limits; None if the caller left."""
         if int(headers.get(b"content-length", 0)) > self._limit:
             return self._too_large()
-        body = b""
+        task, begun = cast("asyncio.Task[None]", asyncio.current_task()), time.perf_counter()
+        timer = asyncio.get_running_loop().call_later(BODY_SECONDS, task.cancel)  # a tenth of asyncio.timeout's price
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                message = await receive()
-                body = message.get("body", b"")
-                if message.get("more_body"):
-                    parts, size = [body], len(body)
-                    while message.get("more_body") and size <= self._limit:
-                        message = await receive()
-                        parts.append(message.get("body", b""))
-                        size += len(parts[-1])
-                    body = b"".join(parts)
-        except TimeoutError:
-            return problem(
-                408, "timeout", f"the body did not arrive within {BODY_SECONDS:g} seconds: send it again"
-            )
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            if message.get("more_body"):
+                whole = bytearray(body)
+                while message.get("more_body") and len(whole) <= self._limit:
+                    message = await receive()
+                    whole += message.get("body", b"")
+                body = bytes(whole)
+        except asyncio.CancelledError:
+            if time.perf_counter() - begun < BODY_SECONDS:
+                raise
+            task.uncancel()
+            return problem(408, "timeout", f"the body did not arrive within {BODY_SECONDS:g} seconds: send it again")
+        finally:
+            timer.cancel()
         if message["type"] == "http.disconnect":
             return None
         return body if len(body) <= self._limit else self._too_large()
@@ -148,9 +146,7 @@ class Service:
             return Answer(204, b"", headers=allow)
         return problem(405, "method", "this address does not know that method: see Allow", headers=allow)
 
-    async def _pass_on(
-        self, scope: Message, receive: Receive, send: Send, headers: Mapping[bytes, bytes]
-    ) -> None:
+    async def _pass_on(self, scope: Message, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
         """Let FastAPI answer; a HEAD is a GET without its body."""
         started, status, head = time.perf_counter(), 500, scope["method"] == "HEAD"
         scope = {**scope, "method": "GET"} if head else scope

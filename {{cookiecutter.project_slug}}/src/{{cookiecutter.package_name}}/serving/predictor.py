@@ -162,9 +162,7 @@ class State:
         model.scored()
         return identity, output
 
-    def predict_many(
-        self, model: Model, rows: Sequence[Any], started: float
-    ) -> list[tuple[str, dict[str, object]]]:
+    def predict_many(self, model: Model, rows: Sequence[Any], started: float) -> list[tuple[str, dict[str, object]]]:
         """Score rows and log them; as `predict_one`, with ids ``<request>-<place>``."""
         outputs = model.score(rows)
         now = time.time()

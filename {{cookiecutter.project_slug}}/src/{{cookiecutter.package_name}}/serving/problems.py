@@ -74,9 +74,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in every}
 
 
-def operation(
-    name: str, summary: str, request: dict[str, Any], answer: dict[str, Any], **more: Any
-) -> dict[str, Any]:
+def operation(name: str, summary: str, request: dict[str, Any], answer: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return the OpenAPI operation of a hot route.
 
     Args:

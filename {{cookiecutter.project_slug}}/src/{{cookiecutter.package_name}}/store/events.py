@@ -152,17 +152,10 @@ def add_traffic(connection: Connection, counts: Counter[tuple[float, str, int, f
     """Add request counts, keyed by (minute as epoch seconds, route, status, bucket), to those stored."""
     statement = upsert(connection, traffic)
     statement = statement.on_conflict_do_update(
-        index_elements=list(traffic.primary_key),
-        set_={"requests": traffic.c.requests + statement.excluded.requests},
+        index_elements=list(traffic.primary_key), set_={"requests": traffic.c.requests + statement.excluded.requests}
     )
     rows = [
-        {
-            "minute": datetime.fromtimestamp(minute, UTC),
-            "route": route,
-            "status": status,
-            "bucket": le,
-            "requests": n,
-        }
+        {"minute": datetime.fromtimestamp(minute, UTC), "route": route, "status": status, "bucket": le, "requests": n}
         for (minute, route, status, le), n in sorted(counts.items())  # sorted: two workers never deadlock
     ]
     connection.execute(statement, rows)

@@ -15,13 +15,7 @@ from ..signature import Column, Signature
 from .database import Store
 from .tables import checks, feedback, model_events, predictions, quarantine, runs, traffic
 
-DTYPES = {
-    "number": pl.Float64,
-    "integer": pl.Int64,
-    "boolean": pl.Boolean,
-    "string": pl.String,
-    "datetime": pl.String,
-}
+DTYPES = {"number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "string": pl.String, "datetime": pl.String}
 
 Row = dict[str, Any]
 
@@ -71,7 +65,7 @@ def traffic_bins(store: Store, since: datetime, until: datetime, seconds: int) -
 
 
 def latency_quantiles(series: Sequence[Row], shares: Sequence[float] = (0.5, 0.99)) -> dict[float, float] | None:
-    """Estimate latency quantiles in seconds, as the upper bound of the bucket that holds each; None without requests."""
+    """Estimate latency quantiles in seconds: the upper bound of the bucket that holds each; None without requests."""
     histogram: Counter[float] = Counter()
     for row in series:
         histogram[row["bucket"]] += row["requests"]

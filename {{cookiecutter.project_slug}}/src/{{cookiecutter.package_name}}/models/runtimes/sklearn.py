@@ -39,7 +39,7 @@ class SklearnRuntime:
 
 
 def to_pandas(frame: pl.DataFrame) -> pd.DataFrame:
-    """Return a table as models know it from training on files: missing numbers and texts are NaN, times are naive UTC."""
+    """Return a table as models know it from training on files: what is missing is NaN, times are naive UTC."""
     import pandas as pd
     import polars as pl
 

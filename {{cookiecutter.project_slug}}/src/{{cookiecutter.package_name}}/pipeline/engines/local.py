@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 MOST = 8  # beyond it reading and writing, which are one thread, set the pace
 
 
-def score(
-    bundle: Bundle, frames: Iterable[pl.DataFrame], threads: int | None = None
-) -> Iterator[pl.DataFrame]:
+def score(bundle: Bundle, frames: Iterable[pl.DataFrame], threads: int | None = None) -> Iterator[pl.DataFrame]:
     """Score frames side by side and give the results in order.
 
     Args:

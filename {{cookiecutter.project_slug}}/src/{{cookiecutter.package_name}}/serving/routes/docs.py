@@ -10,11 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from ..predictor import State
 
-STATIC = {
-    "swagger-ui.css": "text/css",
-    "swagger-ui-bundle.js": "text/javascript",
-    "favicon.png": "image/png",
-}
+STATIC = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "favicon.png": "image/png"}
 PAGE = """<!doctype html>
 <html lang="en">
 <head>

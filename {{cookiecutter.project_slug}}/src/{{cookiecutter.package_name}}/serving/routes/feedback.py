@@ -31,11 +31,7 @@ def hot(state: State) -> Handlers:
         if state.model is None:
             return no_champion()
         refusal = not_json(call)
-        return (
-            refusal
-            if refusal is not None
-            else asyncio.to_thread(_feedback, state, state.model.signature, call.body)
-        )
+        return refusal if refusal is not None else asyncio.to_thread(_feedback, state, state.model.signature, call.body)
 
     return {("POST", PATH): handle}
 
@@ -44,24 +40,18 @@ def item(signature: Signature) -> Signature:
     """Return the contract of one piece of feedback: an id, and an actual value like the prediction."""
     prediction = next(column for column in signature.outputs if column.name == PREDICTION)
     actual = replace(prediction, name="actual", nullable=False, description="What really happened.")
-    return replace(
-        signature, inputs=(Column("id", "string", description="Of the prediction."), actual), outputs=()
-    )
+    return replace(signature, inputs=(Column("id", "string", description="Of the prediction."), actual), outputs=())
 
 
 def _feedback(state: State, signature: Signature, body: bytes) -> Answer:
     try:
         value = msgspec.json.decode(body)
     except MALFORMED:
-        return problem(
-            400, "malformed", "the body is no JSON that can be read (UTF-8, finite numbers, not too deep)"
-        )
+        return problem(400, "malformed", "the body is no JSON that can be read (UTF-8, finite numbers, not too deep)")
     items = value["items"] if isinstance(value, dict) and value.keys() == {"items"} else [value]
     limit = state.settings.serving.max_rows
     if not isinstance(items, list) or not items:
-        return problem(
-            422, "shape", 'the body must be {"id", "actual"} or {"items": [{"id", "actual"}, ...]}'
-        )
+        return problem(422, "shape", 'the body must be {"id", "actual"} or {"items": [{"id", "actual"}, ...]}')
     if len(items) > limit:
         return problem(413, "too-many-rows", f"send at most {limit} items at a time")
     contract, errors = item(signature), []

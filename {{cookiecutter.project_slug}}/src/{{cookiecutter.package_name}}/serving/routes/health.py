@@ -19,16 +19,10 @@ def router(state: State) -> APIRouter:
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    unready: dict[int | str, dict[str, Any]] = {
-        503: {"description": "Not ready: `reason` says why and what to do"}
-    }
+    unready: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready: `reason` says why and what to do"}}
 
     @routes.get(
-        "/ready",
-        operation_id="ready",
-        summary="Predictions can be made",
-        responses=unready,
-        openapi_extra=OPEN,
+        "/ready", operation_id="ready", summary="Predictions can be made", responses=unready, openapi_extra=OPEN
     )
     async def ready(response: Response) -> dict[str, bool | str | None]:
         model = state.model
@@ -36,10 +30,6 @@ def router(state: State) -> APIRouter:
         reason = state.trouble
         if model and reason:
             reason = f"version {model.version} goes on, because the new champion is not usable: {reason}"
-        return {
-            "ready": model is not None,
-            "model_version": model.version if model else None,
-            "reason": reason,
-        }
+        return {"ready": model is not None, "model_version": model.version if model else None, "reason": reason}
 
     return routes

@@ -56,9 +56,7 @@ def _predict(state: State, model: Model, call: Call) -> Answer:
         made = state.predict_many(model, body.rows, call.started)
     except OverflowError:  # a time at the end of the calendar, for example
         REJECTED.labels("http").inc()
-        return problem(
-            422, "range", "a value is farther out than the model can compute with: look at the times"
-        )
+        return problem(422, "range", "a value is farther out than the model can compute with: look at the times")
     predictions = [{"id": identity, **output} for identity, output in made]
     return Answer(200, encode({"model_version": model.version, "predictions": predictions}))
 
@@ -68,9 +66,7 @@ def _explained(state: State, model: Model, body: bytes) -> Answer:
     try:
         value = msgspec.json.decode(body)
     except MALFORMED:
-        return problem(
-            400, "malformed", "the body is no JSON that can be read (UTF-8, finite numbers, not too deep)"
-        )
+        return problem(400, "malformed", "the body is no JSON that can be read (UTF-8, finite numbers, not too deep)")
     if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"row", "rows"}:
         return problem(422, "shape", SHAPE)
     rows = value.get("rows", [value.get("row")])
@@ -110,8 +106,5 @@ def describe(state: State, document: dict[str, Any]) -> None:
         "Predict one row or many",
         {"oneOf": [closed(row=reference("Row")), closed(rows=rows)]},
         {"oneOf": [reference("Prediction"), reference("Predictions")]},
-        examples={
-            "one row": {"value": {"row": example}},
-            "many rows": {"value": {"rows": [example, example]}},
-        },
+        examples={"one row": {"value": {"row": example}}, "many rows": {"value": {"rows": [example, example]}}},
     )
