@@ -10,8 +10,11 @@ PROJECT_LOCK := {{cookiecutter.project_slug}}/requirements.lock
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-find-links
 
+# Without compiled files every start would take seconds longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: demo test new try check sync lock bench environment clean help
+.PHONY: demo test new try check sync lock pictures bench environment clean help
 
 demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
 	@$(BIN)/python scripts/render.py $(DEMO)
@@ -42,6 +45,9 @@ lock: $(TOOLS)/.installed ## Write both requirements.lock anew: the tools' and t
 	@cd build/lock/bike-demand && $(CURDIR)/$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
 	@cp build/lock/bike-demand/requirements.lock "$(PROJECT_LOCK)"
 
+pictures: $(TOOLS)/.installed ## Take the pictures of README and docs from the demo project
+	@$(BIN)/python scripts/pictures.py
+
 bench: $(TOOLS)/.installed ## Measure how long a render takes
 	@$(BIN)/python benchmarks/render.py
 
@@ -49,7 +55,7 @@ environment: $(TOOLS)/.installed ## Make build/env, the one environment in which
 	@cmp -s "$(PROJECT_LOCK)" build/env/requirements.lock || { \
 		echo "Installing the generated project's libraries into build/env"; \
 		test -x build/env/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python build/env; \
-		$(BIN)/uv pip sync --quiet --python build/env/bin/python --require-hashes "$(PROJECT_LOCK)" && \
+		$(BIN)/uv pip sync --quiet --compile-bytecode --python build/env/bin/python --require-hashes "$(PROJECT_LOCK)" && \
 		cp "$(PROJECT_LOCK)" build/env/requirements.lock; }
 
 clean: ## Remove everything that these commands made

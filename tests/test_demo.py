@@ -36,11 +36,21 @@ def test_make_demo_detached_checks_everything_and_ends(clone):
     needs("make", "git", "pdftotext")
     done = subprocess.run(["make", "demo", "DETACH=1"], cwd=clone, env=variables(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for word in ("model promote", "pipeline run", "the truth came back", "documents export", "status page", "all checked"):
+    for word in (
+        "model promote",
+        "pipeline run",
+        "the truth came back",
+        "documents export",
+        "status page",
+        "all checked",
+    ):
         assert word in done.stdout
     project = clone / "build/demo/bike-demand"
     report = subprocess.run(
-        ["pdftotext", project / "build/documents/final-model-report.pdf", "-"], capture_output=True, text=True, check=True
+        ["pdftotext", project / "build/documents/final-model-report.pdf", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     measured = re.search(r"measured rows \d+, mae (\d+\.\d+)", done.stdout)
     assert measured

@@ -37,7 +37,12 @@ def run(project: Path, python: Path, *arguments: str, **variables: str) -> subpr
     known = {key: value for key, value in os.environ.items() if key != "CI"}
     environment = known | {"PYTHONPATH": str(project / "src")} | variables
     return subprocess.run(
-        [python, "-m", *arguments], cwd=project, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [python, "-m", *arguments],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -75,7 +80,9 @@ def test_its_documents_are_in_order_as_rendered(project, environment):
 
 def test_every_command_has_help(project, environment):
     package = package_of(project)
-    groups = {"model", "example", "monitor", "documents"} | ({"pipeline"} if (project / f"src/{package}/pipeline").is_dir() else set())
+    groups = {"model", "example", "monitor", "documents"} | (
+        {"pipeline"} if (project / f"src/{package}/pipeline").is_dir() else set()
+    )
     singles = {"serve", "status", "doctor", "demo", "key"}
     top = run(project, environment, package, "--help").stdout
     for name in sorted(groups | singles):

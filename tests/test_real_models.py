@@ -84,9 +84,7 @@ def test_from_a_trained_file_to_signed_documents(name, default_project, environm
     folder.mkdir()
     subprocess.run([environment, "-c", TRAIN, name, str(folder)], check=True)
     expected = json.loads((folder / "expected.json").read_text())
-    rows = [
-        {key: float(value) for key, value in row.items()} for row in csv.DictReader((folder / "new.csv").open())
-    ]
+    rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader((folder / "new.csv").open())]
 
     def tool(*words: str) -> str:
         done = run(project, environment, "bike_demand", *words)
@@ -96,7 +94,15 @@ def test_from_a_trained_file_to_signed_documents(name, default_project, environm
 
     # Import and promote.
     options = ["--trust-pickle"] if FILES[name].endswith("joblib") else []
-    source = ["model", "import", str(folder / FILES[name]), "--sample", str(folder / "sample.csv"), "--target", "outcome"]
+    source = [
+        "model",
+        "import",
+        str(folder / FILES[name]),
+        "--sample",
+        str(folder / "sample.csv"),
+        "--target",
+        "outcome",
+    ]
     version = tool(*source, *options).split()[-1]
     tool("model", "promote", version)
     metrics = json.loads((project / f"data/models/versions/{version}/metrics.json").read_text())
@@ -129,7 +135,10 @@ def test_from_a_trained_file_to_signed_documents(name, default_project, environm
     tool("documents", "check")
     tool("documents", "export", "--format", "pdf", "--output", str(project / "export"))
     text = subprocess.run(
-        ["pdftotext", "-layout", project / "export/final-model-report.pdf", "-"], capture_output=True, text=True, check=True
+        ["pdftotext", "-layout", project / "export/final-model-report.pdf", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert version in text
     headline = metrics["rmse"] if name == "diabetes" else metrics["accuracy"]

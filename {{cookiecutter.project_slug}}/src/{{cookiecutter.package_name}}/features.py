@@ -74,8 +74,13 @@ def part_of(micros: Micros, part: str) -> Values:
 
 
 def utc(moment: datetime | None) -> datetime | None:
-    """Return a time in UTC; without a zone it is taken as UTC."""
-    return None if moment is None else moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    """Return a time in UTC; without a zone it is taken as UTC, and at the ends of the calendar its zone is ignored."""
+    if moment is None or moment.tzinfo is UTC:
+        return moment
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        return moment.replace(tzinfo=UTC)
 
 
 def _scalar(read: Callable[[datetime], int]) -> Callable[[datetime | None], float]:

@@ -131,7 +131,7 @@ def _broken(column: Column, value: object) -> Rule | None:
         typed = msgspec.convert(value, KINDS[column.type], strict=True)
     except (msgspec.ValidationError, OverflowError):
         return "type"
-    if column.type == "integer" and abs(typed) > LARGEST:
+    if column.type == "integer" and not -LARGEST - 1 <= typed <= LARGEST:
         return "type"
     if column.categories and column.type in ("string", "integer"):
         return None if typed in column.categories else "category"

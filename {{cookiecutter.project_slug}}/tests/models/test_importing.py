@@ -118,7 +118,7 @@ def test_pickle_with_leave_is_imported(settings: Settings, small: Source) -> Non
         ({"target": None}, "the model takes 2 columns and the sample has 3"),
         ({"path": Path("absent.skops")}, "there is no file"),
         ({"sample": Path("absent.csv")}, "there is no file"),
-        ({"path": Path("model.h5")}, "none of the formats"),
+        ({"path": Path(__file__)}, "none of the formats"),
     ],
 )
 def test_bad_sources_are_refused_in_a_sentence(

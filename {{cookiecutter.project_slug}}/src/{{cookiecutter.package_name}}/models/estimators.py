@@ -74,7 +74,7 @@ def read(path: Path, *, trusted: Sequence[str] = (), trust_pickle: bool = False)
 
             return joblib.load(path)
     except Exception as error:  # a damaged file makes these libraries raise anything
-        raise ProjectError(f"{path.name} cannot be loaded ({_first_line(error)}): save it again") from None
+        raise ProjectError(f"{path.name} cannot be loaded ({first_line(error)}): save it again") from None
 
 
 def reviewed_types(path: Path) -> list[str]:
@@ -90,7 +90,7 @@ def reviewed_types(path: Path) -> list[str]:
     try:
         types = skops.io.get_untrusted_types(file=path)
     except Exception as error:  # as above
-        raise ProjectError(f"{path.name} cannot be loaded ({_first_line(error)}): save it again") from None
+        raise ProjectError(f"{path.name} cannot be loaded ({first_line(error)}): save it again") from None
     if strange := sorted(set(types) - REVIEWED):
         raise ProjectError(
             f"{path.name} contains the type {strange[0]}, which was not reviewed: if it is harmless, add it to"
@@ -105,5 +105,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says, short enough for a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import getpass
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from . import conversion, estimators, inference, metrics, parity
 from .bundle import Bundle
 from .profile import Profile
 from .registry import Registry
+from .runtimes.onnx import OnnxRuntime
+from .runtimes.sklearn import SklearnRuntime
 from .scorer import Scorer
 
 if TYPE_CHECKING:
@@ -65,17 +68,13 @@ def import_model(settings: Settings, source: Source, say: Say = lambda _: None) 
     Raises:
         ProjectError: something does not fit; nothing was registered.
     """
-    registry = Registry(settings)
+    registry, hashes = Registry(settings), _hashes(settings, source)
+    for info in registry.versions():
+        if info.hashes == hashes:
+            say(f"already imported as {info.version}")
+            return registry.load(info.version)
     trusted = estimators.reviewed_types(source.path)
     estimator = estimators.read(source.path, trusted=trusted, trust_pickle=source.trust_pickle)
-    hashes = _hashes(source)
-    for info in registry.versions():
-        known = registry.load(info.version)
-        if known.provenance["hashes"] == hashes and known.provenance["settings"] == settings.models.model_dump(
-            mode="json"
-        ):
-            say(f"already imported as {known.version}")
-            return known
     sample = inference.read_sample(source.sample)
     if not hasattr(estimator, "predict"):
         raise ProjectError(f"{source.path.name} holds a {type(estimator).__name__}, which cannot predict")
@@ -84,29 +83,27 @@ def import_model(settings: Settings, source: Source, say: Say = lambda _: None) 
     names = inference.model_columns(estimator, sample, source.target)
     signature = _signature(settings, source, sample, names, estimator)
     rows, truth = _rows(signature, source, sample)
-    table = features.derive(rows, names)
     say(f"read {rows.height} rows with {len(signature.inputs)} columns")
-    parts = _model_parts(settings, source, estimator, table, signature, trusted, say)
-    manifest = parts["manifest"] | {
+    runtime, model, report = _convert(settings, source, estimator, features.derive(rows, names), signature, say)
+    manifest = {
         "title": signature.title,
         "task": signature.task,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hashes": hashes,
         "columns": names,
+        "trusted": trusted,
+        **runtime,
     }
-    return _write(registry, manifest, parts, _Facts(settings, source, signature, rows, truth, hashes, estimator), say)
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the bundle's other files are made of."""
-
-    settings: Settings
-    source: Source
-    signature: Signature
-    rows: pl.DataFrame
-    truth: pl.Series | None
-    hashes: dict[str, str]
-    estimator: Any
+    files: dict[str, Any] = {runtime["model"]: model, "signature.json": signature.to_json(), "parity.json": report}
+    with tempfile.TemporaryDirectory() as folder:  # a draft, to score the sample as the service will
+        output = Scorer(bundles.write(Path(folder), manifest, files)).frame(rows)
+    measured = {} if truth is None else metrics.evaluate(signature.task, truth, output)
+    if measured:
+        say("measured " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()))
+    profile = Profile.build(rows.hstack(output), (*signature.inputs, *signature.outputs))
+    provenance = _provenance(settings, source, estimator) | {"sample_rows": rows.height, "hashes": hashes}
+    files |= {"metrics.json": measured, "profile.json": profile.to_json(), "provenance.json": provenance}
+    return bundles.write(registry.versions_folder, manifest | {"metrics": measured}, files)
 
 
 def _signature(settings: Settings, source: Source, sample: pl.DataFrame, names: list[str], estimator: Any) -> Signature:
@@ -117,15 +114,11 @@ def _signature(settings: Settings, source: Source, sample: pl.DataFrame, names: 
     inferred = inference.infer(settings.project.title, sample, names, classes, options)
     if source.signature is None:
         return inferred
-    given = Signature.load(source.signature)
+    given, file = Signature.load(source.signature), source.signature.name
     if missing := [column.name for column in inferred.inputs if column.name not in given.by_name]:
-        raise ProjectError(
-            f"the signature {source.signature.name} lacks the column {missing[0]!r}, which the model needs"
-        )
-    if [(one.name, one.categories) for one in given.outputs] != [
-        (one.name, one.categories) for one in inferred.outputs
-    ]:
-        raise ProjectError(f"the signature {source.signature.name} has other outputs than the model gives")
+        raise ProjectError(f"the signature {file} lacks the column {missing[0]!r}, which the model needs")
+    if [(one.name, one.categories) for one in given.outputs] != [(o.name, o.categories) for o in inferred.outputs]:
+        raise ProjectError(f"the signature {file} has other outputs than the model gives")
     return given
 
 
@@ -138,118 +131,79 @@ def _rows(signature: Signature, source: Source, sample: pl.DataFrame) -> tuple[p
             f"{checked.bad.height} of {sample.height} rows of the sample do not fit the signature, most often"
             f" {reason} ({count}): correct the sample or the signature"
         )
-    if source.target is None:
-        return checked.good.drop("row"), None
-    truth = sample[source.target]
-    empty = truth.null_count() + (int(truth.is_nan().sum()) if truth.dtype.is_float() else 0)
-    if empty:
-        raise ProjectError(f"the target {source.target!r} is missing in {empty} rows of the sample: remove them")
+    truth = None if source.target is None else sample[source.target]
+    if truth is not None:
+        empty = truth.null_count() + (int(truth.is_nan().sum()) if truth.dtype.is_float() else 0)
+        if empty:
+            raise ProjectError(f"the target {source.target!r} is missing in {empty} rows of the sample: remove them")
     return checked.good.drop("row"), truth
 
 
-def _model_parts(
-    settings: Settings,
-    source: Source,
-    estimator: Any,
-    table: pl.DataFrame,
-    signature: Signature,
-    trusted: list[str],
-    say: Say,
-) -> dict[str, Any]:
-    """Convert if the converted model is the same model; keep the original otherwise."""
-    from .runtimes.onnx import OnnxRuntime
-    from .runtimes.sklearn import SklearnRuntime
+def _convert(
+    settings: Settings, source: Source, estimator: Any, table: pl.DataFrame, signature: Signature, say: Say
+) -> tuple[dict[str, Any], bytes, dict[str, Any]]:
+    """Convert if the converted model is the same model; keep the original otherwise.
 
+    Returns:
+        What the manifest says of the runtime, the model file's content, and the parity report.
+    """
     probabilities = len(signature.outputs) > 1
     probe = table.head(PARITY_ROWS)
     try:
         original = SklearnRuntime(estimator, probabilities).predict(probe)
     except Exception as error:  # the team's own model may raise anything
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProjectError(
-            f"the model cannot predict the sample ({cause[:200]}): is it the sample it was trained on?"
-        ) from None
+        cause = estimators.first_line(error)
+        raise ProjectError(f"the model cannot predict the sample ({cause}): is it what it was trained on?") from None
     if len(original[0]) != probe.height:
         raise ProjectError("the model predicts several values a row: import one model for each")
     compared: dict[str, Any] = {}
     try:
         graph, numeric, text = conversion.to_onnx(estimator, table)
-        compared = parity.compare(
-            original, OnnxRuntime(graph, numeric, text, probabilities).predict(probe), settings.models
-        )
-        reason = (
-            ""
-            if compared["passed"]
-            else f"the ONNX form differs by {compared['p999']} ({compared['unit']}, 99.9th percentile)"
-        )
+        converted = OnnxRuntime(graph, numeric, text, probabilities).predict(probe)
+        compared = parity.compare(original, converted, settings.models)
+        reason = "" if compared["passed"] else f"the ONNX form differs by {compared['p999']} {compared['unit']}"
     except conversion.NotConvertibleError as error:
         reason = f"no ONNX form: {error}"
     except Exception as error:  # onnxruntime refuses graphs with errors of its own
-        reason = f"the ONNX form does not run: {(str(error).splitlines() or [''])[0][:200]}"
-    if not reason:
-        say(f"converted to ONNX: at most {compared['largest']:.2g} {compared['unit']} off over {compared['rows']} rows")
-        manifest = {"runtime": "onnx", "model": "model.onnx", "numeric": numeric, "text": text}
-        content = graph
-    else:
+        reason = f"the ONNX form does not run: {estimators.first_line(error)}"
+    report = {"converted": not reason, "reason": reason, **compared}
+    if reason:
         say(f"kept as it is: {reason}")
-        kept = "model" + source.path.suffix
-        manifest = {"runtime": "sklearn", "model": kept, "trusted": trusted}
-        content = source.path.read_bytes()
+        name = "model" + source.path.suffix
+        return {"runtime": "sklearn", "model": name, "probabilities": probabilities}, source.path.read_bytes(), report
+    say(f"converted to ONNX: at most {compared['largest']:.2g} {compared['unit']} off over {compared['rows']} rows")
+    onnx = {"runtime": "onnx", "model": "model.onnx", "numeric": numeric, "text": text, "probabilities": probabilities}
+    return onnx, graph, report
+
+
+def _provenance(settings: Settings, source: Source, estimator: Any) -> dict[str, Any]:
+    steps = getattr(estimator, "steps", [])
+    final = steps[-1][1] if steps else estimator
+    parameters = final.get_params(deep=False) if hasattr(final, "get_params") else {}
     return {
-        "manifest": manifest | {"probabilities": probabilities},
-        "model": (manifest["model"], content),
-        "parity": {"converted": not reason, "reason": reason, **compared},
-    }
-
-
-def _write(registry: Registry, manifest: dict[str, Any], parts: dict[str, Any], facts: _Facts, say: Say) -> Bundle:
-    """Write a first draft to score the sample with it, then the bundle with the measures of that."""
-    import tempfile
-
-    name, content = parts["model"]
-    files: dict[str, Any] = {name: content, "signature.json": facts.signature.to_json(), "parity.json": parts["parity"]}
-    with tempfile.TemporaryDirectory() as folder:
-        output = Scorer(bundles.write(Path(folder), manifest | {"metrics": {}}, files)).frame(facts.rows)
-    measured: dict[str, Any] = {}
-    if facts.truth is not None:
-        measured = metrics.evaluate(facts.signature.task, facts.truth, output)
-        say("measured " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()))
-    columns = (*facts.signature.inputs, *facts.signature.outputs)
-    profile = Profile.build(facts.rows.hstack(output), columns)
-    files |= {"metrics.json": measured, "profile.json": profile.to_json(), "provenance.json": _provenance(facts)}
-    return bundles.write(registry.versions_folder, manifest | {"metrics": measured}, files)
-
-
-def _provenance(facts: _Facts) -> dict[str, Any]:
-    estimator = facts.estimator
-    final = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-    return {
-        "source": facts.source.path.name,
-        "sample": facts.source.sample.name,
-        "sample_rows": facts.rows.height,
-        "hashes": facts.hashes,
-        "settings": facts.settings.models.model_dump(mode="json"),
+        "source": source.path.name,
+        "sample": source.sample.name,
         "imported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "imported_by": user(),
-        "git_commit": git_commit(facts.settings.root),
-        "libraries": {name: found for name in LIBRARIES if (found := _installed(name))},
+        "git_commit": git_commit(settings.root),
+        "libraries": {name: version(name) for name in LIBRARIES},
         "training": {
             "algorithm": type(final).__name__,
-            "steps": [type(step).__name__ for _, step in getattr(estimator, "steps", [])],
-            "parameters": {key: repr(value) for key, value in sorted(final.get_params(deep=False).items())}
-            if hasattr(final, "get_params")
-            else {},
+            "steps": [type(step).__name__ for _, step in steps],
+            "parameters": {key: repr(value) for key, value in sorted(parameters.items())},
         },
     }
 
 
-def _hashes(source: Source) -> dict[str, str]:
-    paths = {"model": source.path, "sample": source.sample, "signature": source.signature}
-    for path in paths.values():
-        if path is not None and not path.is_file():
-            raise ProjectError(f"there is no file {path}")
-    found = {name: estimators.sha256(path) for name, path in paths.items() if path is not None}
-    return found | {"target": source.target or ""}
+def _hashes(settings: Settings, source: Source) -> dict[str, str]:
+    """Identify an import by all that it is made of: files, target and tolerances."""
+    found = {"target": source.target or "", "settings": settings.models.model_dump_json(exclude={"folder"})}
+    for name, path in {"model": source.path, "sample": source.sample, "signature": source.signature}.items():
+        if path is not None:
+            if not path.is_file():
+                raise ProjectError(f"there is no file {path}")
+            found[name] = estimators.sha256(path)
+    return found
 
 
 def user() -> str:
@@ -267,10 +221,3 @@ def git_commit(folder: Path) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class VersionInfo:
     task: str
     runtime: str
     created: str
+    hashes: Mapping[str, str]
     metrics: Mapping[str, Any]
     aliases: tuple[str, ...]
 
@@ -55,19 +56,8 @@ class Registry:
                 manifest = json.loads(path.read_bytes())
             except (OSError, ValueError):
                 continue
-            version = path.parent.name
-            pointing = tuple(alias for alias, target in aliases.items() if target == version)
-            found.append(
-                VersionInfo(
-                    version,
-                    manifest["title"],
-                    manifest["task"],
-                    manifest["runtime"],
-                    manifest["created"],
-                    manifest["metrics"],
-                    pointing,
-                )
-            )
+            version, said = path.parent.name, (manifest.get(field.name) for field in fields(VersionInfo)[1:-1])
+            found.append(VersionInfo(version, *said, tuple(a for a, target in aliases.items() if target == version)))
         return sorted(found, key=lambda info: (info.created, info.version), reverse=True)
 
     def load(self, reference: str) -> Bundle:

@@ -19,6 +19,7 @@ from .runtimes.onnx import OnnxRuntime
 if TYPE_CHECKING:
     import polars as pl
 
+WARM_RUNS = 5
 FAST_SECONDS = 0.001  # a single row below this runs on the event loop
 
 
@@ -62,7 +63,8 @@ class Scorer:
             return self.frame(self.table(rows)).to_dicts()
         numeric = text = None
         if self._numeric:
-            numeric = np.array([self._numeric(row) for row in rows], np.float32)
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, as in a table
+                numeric = np.array([self._numeric(row) for row in rows], np.float32)
         if self._text:
             text = np.array([self._text(row) for row in rows], object)
         labels, shares = runtime.run(numeric, text)
@@ -109,12 +111,13 @@ class Scorer:
         )
 
     def warm(self) -> None:
-        """Score the signature's example row, twice, and find out whether one row is fast."""
-        row = msgspec.convert(self.signature.example_row(), self.row)
-        self.rows([row])
-        start = time.perf_counter()
-        self.rows([row])
-        self.fast = time.perf_counter() - start < FAST_SECONDS
+        """Score the signature's example row a few times, and find out whether one row is fast."""
+        row, best = msgspec.convert(self.signature.example_row(), self.row), float("inf")
+        for _ in range(WARM_RUNS):
+            start = time.perf_counter()
+            self.rows([row])
+            best = min(best, time.perf_counter() - start)
+        self.fast = best < FAST_SECONDS
 
     def _labels(self, labels: Array) -> list[Any]:
         values: list[Any] = labels.tolist()

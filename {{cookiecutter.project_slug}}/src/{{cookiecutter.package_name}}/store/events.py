@@ -16,10 +16,12 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..errors import ProjectError
+from . import bulk
 from .database import Store
 from .tables import predictions, traffic
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LOGGED = ("id", "time", "model_version", "source", "latency_ms", "inputs", "output")
 BEYOND = 1e9  # the bucket of everything slower
 
 log = structlog.get_logger(__name__)
@@ -116,28 +118,28 @@ class EventLog:
                 log.error("events dropped: the queue is full", dropped=said)
 
     def _write(self, batch: list[Prediction | Request]) -> None:
-        encode = msgspec.json.encode
-        rows = [
-            {
-                "id": event.id,
-                "time": datetime.fromtimestamp(event.time, UTC),
-                "model_version": event.version,
-                "source": "http",
-                "latency_ms": event.latency_ms,
-                "inputs": encode(event.row).decode(),
-                "output": encode(event.output).decode(),
-            }
-            for event in batch
-            if type(event) is Prediction
-        ]
         counts = Counter(
             (event.time // 60 * 60, event.route, event.status, bucket(event.seconds))
             for event in batch
             if type(event) is Request
         )
+        encode = msgspec.json.encode
         with self._store.write() as connection:
-            if rows:
-                connection.execute(predictions.insert(), rows)
+            stored = bulk.stored(connection, predictions)
+            rows = [
+                (
+                    event.id,
+                    stored(datetime.fromtimestamp(event.time, UTC)),
+                    event.version,
+                    "http",
+                    event.latency_ms,
+                    encode(event.row).decode(),
+                    encode(event.output).decode(),
+                )
+                for event in batch
+                if type(event) is Prediction
+            ]
+            bulk.insert(connection, predictions, LOGGED, rows)
             if counts:
                 add_traffic(connection, counts)
 
