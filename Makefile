@@ -48,8 +48,8 @@ lock: $(TOOLS)/.installed ## Write both requirements.lock anew: the tools' and t
 pictures: $(TOOLS)/.installed ## Take the pictures of README and docs from the demo project
 	@$(BIN)/python scripts/pictures.py
 
-bench: $(TOOLS)/.installed ## Measure how long a render takes
-	@$(BIN)/python benchmarks/render.py
+bench: $(TOOLS)/.installed ## Measure what a new user waits for, and write benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/foundation.py
 
 environment: $(TOOLS)/.installed ## Make build/env, the one environment in which tests run rendered projects
 	@cmp -s "$(PROJECT_LOCK)" build/env/requirements.lock || { \

@@ -1,4 +1,4 @@
-"""A project is complete as it is rendered: lint, types, its own tests, pre-commit and documents pass, whatever the answers."""
+"""A project is complete as it is rendered: lint, types, tests, pre-commit and documents pass, whatever the answers."""
 
 import os
 import shutil

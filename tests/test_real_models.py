@@ -1,4 +1,4 @@
-"""Models that a team trained elsewhere, on scikit-learn's bundled real data, go through every room with no edit to code."""
+"""Models trained elsewhere, on scikit-learn's bundled real data, go through every room with no edit to code."""
 
 import csv
 import http.client
