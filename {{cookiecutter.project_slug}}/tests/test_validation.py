@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from project.signature import Column, Signature
-from project.validation import check_frame, explain, row_type
+from project.validation import REASONS, ROW, check_frame, explain, row_type
 
 SIGNATURE = Signature(
     "t",
@@ -105,11 +105,11 @@ def test_table_is_parted_with_every_reason_and_the_source_rows() -> None:
         }
     )
     checked = check_frame(SIGNATURE, frame, first=10)
-    assert checked.good["row"].to_list() == [10]
+    assert checked.good[ROW].to_list() == [10]
     assert checked.good.schema["at"] == pl.Datetime("us", "UTC")
-    assert checked.bad["row"].to_list() == [11, 12, 13]
+    assert checked.bad[ROW].to_list() == [11, 12, 13]
     assert checked.bad["extra"].to_list() == ["y", "z", "u"]
-    assert checked.bad["reasons"].to_list() == [
+    assert checked.bad[REASONS].to_list() == [
         "speed must be a number; doors must be an integer; colour must be one of red, blue",
         "speed must be at least 0; doors must be at most 5; colour is missing; sold must be true or false;"
         " at must be a time such as 2026-01-31T08:00:00Z",
@@ -130,3 +130,11 @@ def test_typed_table_needs_no_reading_of_text() -> None:
 def test_empty_table_gives_empty_tables() -> None:
     checked = check_frame(SIGNATURE, pl.DataFrame(schema=dict.fromkeys(GOOD, pl.String)))
     assert (checked.good.height, checked.bad.height, checked.counts) == (0, 0, {})
+
+
+def test_a_model_may_have_columns_of_any_name() -> None:
+    names = ("row", "reasons", "prediction_id")
+    signature = Signature("t", "regression", None, tuple(Column(name, "integer") for name in names), SIGNATURE.outputs)
+    checked = check_frame(signature, pl.DataFrame({"row": [7, 8], "reasons": [1, None], "prediction_id": [2, 3]}))
+    assert checked.good.row(0, named=True) == {ROW: 1, "row": 7, "reasons": 1, "prediction_id": 2}
+    assert checked.bad[REASONS].to_list() == ["reasons is missing"]

@@ -25,6 +25,7 @@ PHRASES = {
     "datetime": "a time such as 2026-01-31T08:00:00Z",
 }
 TRUE, FALSE = ("true", "1", "yes", "t", "y"), ("false", "0", "no", "f", "n")
+ROW, REASONS = "@row", "@reasons"  # columns of a checked table, beside the model's
 LARGEST = 2**63 - 1  # integers are 64 bits everywhere
 
 
@@ -48,8 +49,8 @@ class Checked:
     """A table parted in two.
 
     Attributes:
-        good: the rows that fit, typed as the signature says, plus ``row``, their number in the source.
-        bad: the other rows as they came, plus ``row`` and ``reasons``, all that is wrong with each.
+        good: the rows that fit, typed as the signature says, plus `ROW`, their number in the source.
+        bad: the other rows as they came, plus `ROW` and `REASONS`, all that is wrong with each.
         counts: how often each reason occurs, by ``column: rule``.
     """
 
@@ -162,7 +163,7 @@ def check_frame(signature: Signature, frame: pl.DataFrame, first: int = 1) -> Ch
     """
     import polars as pl
 
-    numbered = frame.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias("row"))
+    numbered = frame.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias(ROW))
     typed, reasons = [], []
     for place, column in enumerate(signature.inputs):
         if column.name in frame.columns:
@@ -174,20 +175,18 @@ def check_frame(signature: Signature, frame: pl.DataFrame, first: int = 1) -> Ch
         typed.append(value.alias(column.name))
         reasons += [pl.when(broken).then(pl.lit(f"{place}:{rule}")) for rule, broken in _rules(column, raw, value)]
     marked = numbered.select(
-        "row",
-        *typed,
-        pl.concat_list(reasons).list.drop_nulls().alias("reasons") if reasons else pl.lit([]).alias("reasons"),
+        ROW, *typed, pl.concat_list(reasons).list.drop_nulls().alias(REASONS) if reasons else pl.lit([]).alias(REASONS)
     )
-    fits = marked["reasons"].list.len() == 0
-    good = marked.filter(fits).drop("reasons")
-    codes = marked["reasons"].filter(~fits)
+    fits = marked[REASONS].list.len() == 0
+    good = marked.filter(fits).drop(REASONS)
+    codes = marked[REASONS].filter(~fits)
     occurrences = Counter(codes.explode().to_list())
     names = {code: _name(signature, code) for code in occurrences}
     words = {code: _words(signature, code) for code in occurrences}
     texts: Any = (
         codes.list.eval(pl.element().replace_strict(words, return_dtype=pl.String)).list.join("; ") if words else []
     )
-    bad = numbered.filter(~fits).with_columns(pl.Series("reasons", texts, dtype=pl.String))
+    bad = numbered.filter(~fits).with_columns(pl.Series(REASONS, texts, dtype=pl.String))
     return Checked(good, bad, Counter({names[code]: count for code, count in occurrences.items()}))
 
 

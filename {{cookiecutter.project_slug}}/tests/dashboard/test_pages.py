@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from project.dashboard.pages import Vega, router
+from project.dashboard.pages import router, vega
 from project.settings import Settings
 
 from .conftest import Log
@@ -81,6 +81,10 @@ def test_the_page_of_an_empty_project_says_what_to_do(settings: Settings) -> Non
     assert '<strong class="pill down">down</strong>' in text
     assert "model import PATH --sample ROWS.csv</code>" in text
     assert "No run yet" in text
+    empty = re.findall(r'<p class="empty">(.*?)</p>', text)
+    assert len(empty) > 6  # in the place of every chart and table
+    assert all(len(sentence) > 20 for sentence in empty)
+    assert "pipeline run" in text
 
 
 def test_the_page_opens_when_the_store_does_not(champion: Settings) -> None:
@@ -104,7 +108,7 @@ def test_data_follow_the_log(busy: Settings, monkeypatch: pytest.MonkeyPatch) ->
         after = http.get("/status/data.json", params={"range": "1h"}).json()
     assert "1,496" in after["parts"]["figures"]
     assert after["parts"]["tables"] == before["parts"]["tables"]  # what is the same is not drawn again
-    assert [chart["id"] for chart in after["charts"]] == [chart["id"] for chart in before["charts"]]
+    assert list(after["charts"]) == list(before["charts"])
     assert after["status"]["champion"]["version"] in after["parts"]["head"]
 
 
@@ -139,16 +143,15 @@ def test_the_chart_library_is_made_once_and_mended(settings: Settings, monkeypat
     assert plain.text == zipped.text == "window.vegaEmbed = 1;"
     assert zipped.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in plain.headers
-    assert gzip.decompress(Vega(settings).zipped()) == plain.content
+    assert gzip.decompress(vega(settings)) == plain.content
     assert len(made) == 1
     cached = next(settings.path("data/cache").iterdir())
     cached.write_bytes(cached.read_bytes()[:-9])  # a copy that was cut short
-    Vega(settings).zipped()
+    vega(settings)
     assert len(made) == 2
 
 
 @pytest.mark.slow
 def test_the_chart_library_holds_what_the_page_calls(settings: Settings) -> None:
-    script = gzip.decompress(Vega(settings).zipped()).decode()
+    script = gzip.decompress(vega(settings)).decode()
     assert "window.vegaEmbed=" in script.replace(" ", "")
-    assert "window.vega=" in script.replace(" ", "")

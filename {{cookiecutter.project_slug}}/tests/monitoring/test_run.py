@@ -15,7 +15,7 @@ from project.models.registry import CHAMPION, Registry
 from project.models.scorer import Scorer
 from project.monitoring.run import run
 from project.store.database import Store
-from project.store.queries import latest_checks
+from project.store.queries import latest_checks, predictions_frame
 from project.store.tables import feedback, predictions, quarantine, runs, traffic
 
 INPUTS = ["at", "temperature", "station", "staff", "open"]
@@ -211,3 +211,15 @@ def test_refused_requests_and_quarantined_rows(champion):
     batch, service = checks["quality", "quarantined rows"], checks["quality", "refused requests"]
     assert (batch.value, batch.state, batch.detail["reasons"]) == (0.1, "warning", {"staff: type": 100})
     assert (service.value, service.state) == (0.3, "alert")
+
+
+def test_a_large_window_is_sampled_evenly(champion, rows):
+    fill(champion, rows.sort("temperature"))
+    bundle = Registry(champion).load(CHAMPION)
+    with Store(champion) as store:
+        whole, part, again = (
+            predictions_frame(store, bundle.signature, bundle.version, limit=n) for n in (300, 70, 70)
+        )
+    assert (whole.height, part.height) == (300, 60)
+    assert part.equals(again)
+    assert part["id"].to_list() == whole["id"].to_list()[4::5]

@@ -69,7 +69,7 @@ def test_every_row_is_published_or_quarantined(job, rows):
     result = run(settings, source, output)
     assert (result.rows_in, result.rows_published, result.rows_quarantined) == (300, 280, 20)
     assert result.reasons == {"staff: type": 20}
-    assert result.ignored == ("notes.txt",)
+    assert result.ignored == ["notes.txt"]
     good, bad = read(result.folder, "predictions"), read(result.folder, "quarantine")
     assert good["prediction_id"].n_unique() == 280
     assert bad["source_row"].to_list() == list(range(4, 201, 10))
@@ -225,7 +225,7 @@ def test_two_runs_at_once(job):
     settings, source, output = job
     said = []
 
-    def meanwhile(_):
+    def meanwhile(*_):
         if not said:
             with pytest.raises(ProjectError, match="another process is at work") as caught:
                 run(settings, source, output)
@@ -244,8 +244,8 @@ def test_log_rows_off(job):
 def test_a_resumed_run_keeps_its_model_and_refuses_another_input(job):
     settings, source, output = job
 
-    def stop(progress):
-        if progress.rows >= 96:
+    def stop(share, rows, quarantined):
+        if rows >= 96:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -19,11 +19,13 @@ def file(path):
 
 
 def frames(path, size, skip=0):
-    return list(sources.read(file(path), size, skip))
+    """Read a file in chunks, all but the first ``skip``."""
+    whole = list(sources.read([file(path)], size))
+    return list(sources.read([file(path)], size, [(one.file, one.frame.height) for one in whole[:skip]]))
 
 
 def look_and_read(path):
-    sources.inspect(file(path), ["a"])
+    sources.inspect([file(path)], ["a"])
     return frames(path, 100)
 
 
@@ -124,7 +126,7 @@ def test_files_cut_off_are_refused(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a\n1\n2\n")
-    pieces = sources.read(file(path), 1)
+    pieces = sources.read([file(path)], 1)
     next(pieces)
     with path.open("a") as stream:
         stream.write("3\n")

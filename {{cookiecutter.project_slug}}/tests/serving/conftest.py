@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 
+import project
+from project.models import bundle
 from project.models.registry import Registry
-from project.serving.app import create
+from project.serving.app import Service
 from project.settings import Settings
 from project.signature import Column, Signature
 from project.telemetry.logs import configure
@@ -20,7 +28,7 @@ from project.telemetry.logs import configure
 @contextmanager
 def serve(settings: Settings) -> Iterator[httpx.Client]:
     configure(settings)
-    server = uvicorn.Server(uvicorn.Config(create(settings), log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(Service(settings), log_config=None, access_log=False))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -67,3 +75,72 @@ def row(signature: Signature) -> dict[str, Any]:
 def number(signature: Signature) -> Column:
     """A column that wants a number."""
     return next(column for column in signature.inputs if column.numeric)
+
+
+@pytest.fixture
+def other(champion: Settings) -> str:
+    """A second version: the same model, imported at another time."""
+    registry = Registry(champion)
+    first = registry.load("champion")
+    content = {name: (first.folder / name).read_bytes() for name in first.manifest["files"]}
+    rest = {key: value for key, value in first.manifest.items() if key not in ("files", "format")}
+    return bundle.write(registry.versions_folder, {**rest, "created": "2020-01-01T00:00:00Z"}, content).version
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Run the command line in a process of its own."""
+
+    def run(settings: Settings, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", project.__name__, *arguments],
+            cwd=settings.root,
+            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture
+def served(start: Any) -> Callable[..., AbstractContextManager[tuple[str, subprocess.Popen[str], str]]]:
+    """Start the service, give its address once it says that it listens, and see that it ends well."""
+
+    @contextmanager
+    def serving(
+        settings: Settings, *arguments: str, **environment: str
+    ) -> Iterator[tuple[str, subprocess.Popen[str], str]]:
+        process = start(settings, "serve", "--port", "0", *arguments, **environment)
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "Ctrl-C" in line:
+                    break
+            address = re.search(r"http://\S+:\d+", "".join(said))
+            assert address, process.communicate(timeout=60)
+            yield address[0], process, "".join(said)
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=60)
+            assert process.returncode == 0, error
+            assert "Traceback" not in error
+        finally:
+            process.kill()
+            process.wait()
+
+    return serving
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Wait for something that happens soon."""
+
+    def wait(condition: Callable[[], bool], seconds: float = 20) -> None:
+        pause, deadline = threading.Event(), monotonic() + seconds
+        while not condition():
+            assert monotonic() < deadline, "it did not happen in time"
+            pause.wait(0.02)
+
+    return wait

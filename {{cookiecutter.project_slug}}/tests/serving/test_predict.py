@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import signal
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import jsonschema
 import msgspec
 import polars as pl
 import pytest
@@ -221,6 +226,140 @@ def test_other_methods(client: httpx.Client) -> None:
     assert client.get(PATH).headers["allow"] == "POST"
     assert client.options(PATH).status_code == 204
     assert client.options(PATH).headers["allow"] == "POST"
+
+
+def test_metrics_count_requests_and_rows(client: httpx.Client, row: dict[str, Any]) -> None:
+    def value(name: str) -> float:
+        lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    requests = 'http_requests_total{route="/v1/predict",status="200"}'
+    before = value("predictions_total{"), value(requests), value("rejected_rows_total{")
+    client.post("/v1/predict", json={"row": row})
+    client.post("/v1/predict", json={"rows": [row, row]})
+    client.post("/v1/predict", json={"rows": [row, {}]})
+    after = value("predictions_total{"), value(requests), value("rejected_rows_total{")
+    assert [new - old for new, old in zip(after, before, strict=True)] == [3, 2, 1]
+    assert value("events_dropped") == 0
+
+
+def test_a_new_champion_takes_over_while_every_request_is_answered(
+    champion: Settings, client: httpx.Client, row: dict[str, Any], other: str, until: Any
+) -> None:
+    registry = Registry(champion)
+    first = registry.resolve("champion")
+    answers: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers.append(client.post("/v1/predict", json={"row": row}))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        until(lambda: len(answers) > 5)
+        registry.point("champion", other)
+        until(lambda: answers[-1].json()["model_version"] == other)
+    finally:
+        stop.set()
+        asking.join()
+    assert {answer.status_code for answer in answers} == {200}
+    versions = [answer.json()["model_version"] for answer in answers]
+    assert versions == sorted(versions, key=[first, other].index)
+    assert client.get("/v1/model").json()["version"] == other
+    assert client.get("/openapi.json").json()["info"]["version"] == other
+
+
+def schema(document: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    return part | {"components": document["components"]}
+
+
+def test_requests_and_answers_are_as_documented(client: httpx.Client, signature: Signature) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"]["/v1/predict"]["post"]
+    content = operation["requestBody"]["content"]["application/json"]
+    validator = jsonschema.Draft202012Validator(schema(document, content["schema"]))
+    answers = operation["responses"]
+    ids = []
+    for example in content["examples"].values():
+        validator.validate(example["value"])
+        answer = client.post("/v1/predict", json=example["value"])
+        assert answer.status_code == 200
+        jsonschema.validate(answer.json(), schema(document, answers["200"]["content"]["application/json"]["schema"]))
+        ids += [answer.json()["id"]] if "id" in answer.json() else []
+    for bad in ({"row": {}}, {"rows": []}, {}, {"row": signature.example_row() | {"foreign": 1}}):
+        assert not validator.is_valid(bad)
+        answer = client.post("/v1/predict", json=bad)
+        assert answers[str(answer.status_code)] == {"$ref": "#/components/responses/Problem"}
+        problem = document["components"]["responses"]["Problem"]["content"][answer.headers["content-type"]]["schema"]
+        jsonschema.validate(answer.json(), schema(document, problem))
+    feedback = document["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    actual = client.post("/v1/predict", json={"row": signature.example_row()}).json()["prediction"]
+    jsonschema.validate({"id": ids[0], "actual": actual}, schema(document, feedback))
+
+
+def test_there_is_a_document_before_there_is_a_model(empty_client: httpx.Client) -> None:
+    assert {"/v1/predict", "/v1/feedback"} <= set(empty_client.get("/openapi.json").json()["paths"])
+
+
+def test_a_fault_of_ours_tells_nothing(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("password=hunter2")
+
+    monkeypatch.setattr("project.serving.predictor.Predictor.predict", broken)
+    answer = client.post(PATH, json={"row": row})
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "hunter2" not in answer.text
+    assert "x-content-type-options" in answer.headers
+    assert client.get("/health/live").status_code == 200
+
+
+def test_every_prediction_is_kept_when_the_process_ends(champion: Settings, row: dict[str, Any], served: Any) -> None:
+    with served(champion) as (address, _, _), httpx.Client(base_url=address, trust_env=False) as client:
+        made = client.post("/v1/predict", json={"rows": [row] * 1_000}).json()["predictions"]
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == len(made) == 1_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_flight_is_answered_before_it_ends(
+    champion: Settings, row: dict[str, Any], served: Any, number: signal.Signals
+) -> None:
+    body = json.dumps({"row": row}).encode()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    with served(champion) as (address, process, _):
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(head.encode() + body[:10])
+            httpx.get(f"{address}/health/live", trust_env=False)  # by now the service has seen the first half
+            process.send_signal(number)
+            closed = False
+            while not closed:
+                try:
+                    socket.create_connection((host, int(port)), timeout=60).close()
+                except ConnectionError:
+                    closed = True
+            connection.sendall(body[10:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == 1
+
+
+@pytest.mark.slow
+def test_workers_share_the_port_and_add_up_their_metrics(champion: Settings, row: dict[str, Any], served: Any) -> None:
+    with served(champion, "--workers", "2") as (address, _, _):
+        ids = set()
+        for _ in range(30):  # each on a connection of its own, so that both workers get some
+            ids.add(httpx.post(f"{address}/v1/predict", json={"row": row}, trust_env=False).json()["id"])
+        metrics = httpx.get(f"{address}/metrics", trust_env=False).text
+        assert len(ids) == 30
+        assert re.search(r'predictions_total\{.*source="http"\} 30\.0', metrics)
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == 30
 
 
 ALL_KINDS = Signature(

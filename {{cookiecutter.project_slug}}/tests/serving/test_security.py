@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,14 +25,14 @@ def locked(champion: Settings, serving: Any) -> Iterator[httpx.Client]:
 
 
 ROUTES = [
-    ("POST", "/v1/predict"),
-    ("POST", "/v1/feedback"),
     ("GET", "/v1/model"),
+    ("POST", "/v1/model"),
+    ("POST", "/status"),
     ("GET", "/metrics"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("HEAD", "/docs"),
-    ("OPTIONS", "/v1/predict"),
+    ("OPTIONS", "/v1/model"),
     ("GET", "/nowhere"),
 ]
 
@@ -49,10 +50,34 @@ def test_hot_and_cold_routes_want_the_same_key(locked: httpx.Client) -> None:
         for headers in refused:
             answer = locked.request(method, path, headers=headers)
             assert answer.status_code == 401
-            assert answer.headers["www-authenticate"] == "Bearer"
+            page = method in ("GET", "HEAD") and not path.startswith("/v1/")
+            assert answer.headers["www-authenticate"].startswith("Basic realm=" if page else "Bearer")
             assert method == "HEAD" or answer.json()["code"] == "unauthorized"
         for headers in ({"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"X-API-Key": KEY}):
             assert locked.request(method, path, headers=headers).status_code != 401
+
+
+def basic(password: str, user: str = "anyone") -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def test_a_browser_opens_pages_with_the_key_as_password(locked: httpx.Client) -> None:
+    for path in ("/docs", "/openapi.json", "/metrics"):
+        for user in ("anyone", "", "é"):
+            assert locked.get(path, headers=basic(KEY, user)).status_code == 200
+            assert locked.head(path, headers=basic(KEY, user)).status_code == 200
+        for password in ("", "wrong", DIGEST):
+            assert locked.get(path, headers=basic(password)).status_code == 401
+    assert locked.get("/nowhere", headers=basic(KEY)).status_code == 404
+    for broken in (b"Basic", b"Basic a", b"Basic \xe9", b"Basic ===="):
+        assert locked.get("/docs", headers={b"Authorization": broken}).status_code == 401
+
+
+def test_other_sites_cannot_use_what_a_browser_remembers(locked: httpx.Client) -> None:
+    for method, path in (("GET", "/v1/model"), ("POST", "/v1/model"), ("POST", "/docs"), ("DELETE", "/nowhere")):
+        answer = locked.request(method, path, headers=basic(KEY))
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_probes_need_no_key(locked: httpx.Client) -> None:
@@ -79,14 +104,14 @@ def test_loopback_needs_no_key(settings: Settings, host: str) -> None:
 
 
 def test_every_answer_protects_a_browser(client: httpx.Client) -> None:
-    for method, path in [*ROUTES, ("GET", "/health/live"), ("GET", "/v1/predict")]:
+    for method, path in [*ROUTES, ("GET", "/health/live"), ("GET", "/v1/model")]:
         headers = client.request(method, path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
 def test_a_request_id_is_echoed_if_it_is_safe(client: httpx.Client) -> None:
-    for path in ("/v1/predict", "/health/live"):
+    for path in ("/v1/model", "/health/live", "/nowhere"):
         assert client.post(path, headers={"X-Request-ID": "a-1.b:c"}).headers["x-request-id"] == "a-1.b:c"
         for unsafe in ("", "x" * 65, "a b", "<script>", "a\tb"):
             assert "x-request-id" not in client.post(path, headers={"X-Request-ID": unsafe}).headers
@@ -109,16 +134,12 @@ def test_head_and_options_of_cold_routes(client: httpx.Client) -> None:
     assert client.options("/health/live").status_code == 204
 
 
-@pytest.mark.parametrize("path", ["/v1/predict", "/openapi.json"])
-def test_a_fault_of_ours_tells_nothing(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, row: dict[str, Any], path: str
-) -> None:
+def test_a_fault_of_ours_tells_nothing(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr("project.serving.predictor.State.predict_one", broken)
-    monkeypatch.setattr("project.serving.app.get_openapi", broken)
-    answer = client.post(path, json={"row": row}) if path == "/v1/predict" else client.get(path)
+    monkeypatch.setattr("project.serving.app.openapi.answer", broken)
+    answer = client.get("/openapi.json")
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
     assert "hunter2" not in answer.text

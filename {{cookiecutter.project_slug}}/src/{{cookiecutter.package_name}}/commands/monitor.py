@@ -1,5 +1,6 @@
 """`monitor`: check drift, data quality and performance."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -19,10 +20,9 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 if any check is an alert.")] = False,
 ) -> None:
     """Check the champion's last hours (setting monitoring.window_hours) and keep the results."""
-    import sys
-
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ..monitoring.run import run as check
     from ..settings import load
@@ -33,8 +33,7 @@ def run(
     table.columns[2].justify = "right"
     for one in summary.checks:
         value = "" if one.value is None else f"{one.value:.4g}"
-        state = f"[{STYLES[one.state]}]{one.state}[/]"
-        table.add_row(one.kind, _plain(one.subject), value, state, _plain(str(one.detail["note"])))
+        table.add_row(one.kind, Text(one.subject), value, Text(one.state, STYLES[one.state]), Text(one.detail["note"]))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     typer.echo(
         f"{summary.state}: {len(summary.checks)} checks over {summary.rows:,} predictions of model "
@@ -42,9 +41,3 @@ def run(
     )
     if strict and summary.state == "alert":
         raise typer.Exit(1)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

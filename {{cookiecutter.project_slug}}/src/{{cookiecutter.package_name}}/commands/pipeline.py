@@ -2,16 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..pipeline.run import Progress, Run
-
-R = TypeVar("R")
+    from ..pipeline.run import Report, Run
 
 app = typer.Typer(help="Score files: predictions, quarantine and a manifest come out.", no_args_is_help=True)
 
@@ -26,7 +24,7 @@ def run(
     from ..settings import load
 
     settings = load()
-    _tell(_watched(lambda report: start(settings, input, output, report)))
+    _watched(lambda report: start(settings, input, output, report))
 
 
 @app.command()
@@ -38,11 +36,7 @@ def resume(
     from ..settings import load
 
     settings = load()
-    result = _watched(lambda report: go_on(settings, output, report))
-    if result is None:
-        typer.echo("nothing to resume: no run is unfinished")
-    else:
-        _tell(result)
+    _watched(lambda report: go_on(settings, output, report))
 
 
 @app.command()
@@ -65,23 +59,39 @@ def status(last: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10
         table.add_column(name, justify="right")
     table.add_column("reasons", overflow="fold")
     for one in found:
-        seconds, rows = one["seconds"], one["rows_in"]
-        reasons = sorted(one["reasons"].items(), key=lambda item: -item[1])[:3]
+        seconds, reasons = one["seconds"], sorted(one["reasons"].items(), key=lambda item: -item[1])[:3]
         table.add_row(
             one["id"],
             one["status"],
             f"{one['started']:%Y-%m-%d %H:%M:%S}",
             one["model_version"][:8],
             *(f"{one[name]:,}" for name in ("rows_in", "rows_published", "rows_quarantined")),
-            f"{seconds:.1f}" if seconds else "",
-            f"{rows / seconds:,.0f}" if seconds else "",
+            *((f"{seconds:.1f}", f"{one['rows_in'] / seconds:,.0f}") if seconds else ("", "")),
             one["error"] or ", ".join(f"{name} {count}" for name, count in reasons),
         )
     Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
 
 
-def _tell(run: "Run") -> None:
-    """Print what was left out, then one line of what was published."""
+def _watched(work: "Callable[[Report], Run | None]") -> None:
+    """Show a bar on a terminal, a line for every tenth elsewhere; then say what came out."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    terminal, tenths = sys.stderr.isatty(), set[int]()
+    with Progress(console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+        task = bar.add_task("reading", total=1.0)
+
+        def show(share: float, rows: int, quarantined: int) -> None:
+            told, tenth = f"{rows:,} rows, {quarantined:,} quarantined", int(share * 10)
+            bar.update(task, completed=share, description=told)
+            if not terminal and tenth not in tenths:
+                tenths.add(tenth)
+                typer.echo(f"{share:4.0%}  {told}", err=True)
+
+        run = work(show)
+    if run is None:
+        typer.echo("nothing to resume: no run is unfinished")
+        return
     for name in run.ignored:
         typer.echo(f"ignored {name}: it is no CSV or Parquet file")
     speed = f", {run.seconds:.1f} s ({run.rows_in / run.seconds:,.0f} rows/s)" if run.seconds else ""
@@ -89,28 +99,3 @@ def _tell(run: "Run") -> None:
         f"{'already published: ' if run.already else ''}run {run.id}: {run.rows_in:,} rows in = "
         f"{run.rows_published:,} published + {run.rows_quarantined:,} quarantined{speed} -> {run.folder}"
     )
-
-
-def _watched(work: "Callable[[Callable[[Progress], None]], R]") -> R:
-    """Show a bar on a terminal, a line for every tenth elsewhere."""
-    if not sys.stderr.isatty():
-        tenths: set[int] = set()
-
-        def line(now: "Progress") -> None:
-            if (tenth := int(now.share * 10)) not in tenths:
-                tenths.add(tenth)
-                typer.echo(f"{now.share:4.0%}  {now.rows:,} rows, {now.quarantined:,} quarantined", err=True)
-
-        return work(line)
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=1.0)
-
-        def draw(now: "Progress") -> None:
-            bar.update(task, completed=now.share, description=f"{now.rows:,} rows, {now.quarantined:,} quarantined")
-
-        return work(draw)

@@ -1,261 +1,126 @@
-"""The charts, as Vega-Lite: one specification is interactive on the page and an SVG in a document.
-
-What a chart looks like is made once, by Altair; the rows are put in at each reading, so that the page can
-change the rows of a chart that it has drawn.
-"""
+"""The charts, as Vega-Lite: Altair makes what they look like once, and each reading puts its rows in."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
-from ..settings import Settings
+from ..settings import Monitoring
 from ..store.queries import Row
-from .state import Status, duration, span, stamp
+from .state import Status, duration, stamp
 
 # Middle tones: readable on white and on near-black, told apart without seeing red from green.
 BLUE, AMBER, RED, GREY = "#3b82f6", "#c77d0a", "#e5484d", "#8a93a3"
-FONT = "system-ui, 'Segoe UI', 'Liberation Sans', sans-serif"
-BARS = 20  # at most so many columns or runs in one chart
-LINE = {"gridColor": GREY, "domainColor": GREY, "tickColor": GREY, "gridOpacity": 0.25}
-TEXT = {"labelColor": GREY, "titleColor": GREY, "labelFontSize": 11, "titleFontSize": 11}
-CONFIG = {
+TONES = {"refused": AMBER, "failed": RED, "median": BLUE, "p99": AMBER, "reference": GREY, "now": BLUE}
+TONES |= {"published": BLUE, "quarantined": AMBER, "not published": GREY}
+LEVELS = {"ok": BLUE, "warning": AMBER, "alert": RED, "unknown": GREY}
+AXIS = {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "tickCount": 5}
+CONFIG = {  # the page's style sheet gives axes and text their colours
     "background": "transparent",
-    "font": FONT,
+    "font": "system-ui, 'Segoe UI', 'Liberation Sans', sans-serif",
     "view": {"stroke": None},
-    "axis": {**LINE, **TEXT, "titleFontWeight": "normal"},
-    "legend": {"orient": "top", "title": None, "labelColor": GREY, "labelFontSize": 11, "offset": 4},
+    "axis": AXIS,
+    "legend": {"orient": "top", "title": None, "offset": 4},
 }
+BARS = 20  # at most so many columns or runs in one chart
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart; without rows, the sentence that stands in its place."""
-
-    id: str
-    title: str
-    about: str
-    rows: list[Row]
-    shape: Callable[[], dict[str, Any]]
-    empty: str
-
-    def spec(self) -> dict[str, Any] | None:
-        """Return the Vega-Lite specification, or None when there is nothing to draw."""
-        if not self.rows:
-            return None
-        return {**self.shape(), "description": self.about, "data": {"name": "rows", "values": self.rows}}
-
-    def svg(self, width: int = 640) -> str:
-        """Draw it for a document, ``width`` pixels wide; empty when there is nothing to draw."""
-        import vl_convert
-
-        spec = self.spec()
-        return (
-            str(vl_convert.vegalite_to_svg(json.dumps({**spec, "width": width}), allowed_base_urls=[])) if spec else ""
-        )
+def chart_rows(status: Status, limits: Monitoring) -> dict[str, list[Row]]:
+    """Return what each chart of the project's mode draws; no rows when there is nothing to draw."""
+    result = {}
+    if status.mode != "batch":
+        rows = _traffic(status) if any(point["requests"] for point in status.traffic) else []
+        bad = any(point["refused"] or point["failed"] for point in rows)
+        result = {"traffic": rows, "errors": rows if bad else [], "latency": rows}
+    result |= {"predictions": status.predictions, "drift": _drift(status, limits)}
+    if status.mode != "real-time":
+        rows = [_run(run) for run in reversed(status.runs[:BARS])]
+        result["runs"] = rows if any(row["rows in"] for row in rows) else []
+    return result
 
 
-def charts(status: Status, settings: Settings) -> list[Chart]:
-    """Return the charts that the project's mode has, filled with the state."""
-    online = [traffic(status), errors(status), latency(status)] if status.online else []
-    both = [predictions(status, settings), drift(status, settings)]
-    return [*online, *both, *([runs(status)] if status.batch else [])]
+def spec(name: str, rows: list[Row]) -> dict[str, Any] | None:
+    """Return the Vega-Lite specification of a chart, or None when there is nothing to draw."""
+    height = 20 * len(rows) + 10 if name == "drift" else 180
+    return {**_looks()[name], "height": height, "data": {"name": "rows", "values": rows}} if rows else None
 
 
-def traffic(status: Status) -> Chart:
-    """Return the requests per minute."""
+def _traffic(status: Status) -> list[Row]:
     rows = []
     for point in status.traffic:
-        seconds = min(status.step, max(60, (status.time - point.time).total_seconds()))  # the last bin is not full
-        rows.append(_at(point.time) | {"rate": round(point.total * 60 / seconds, 2), "requests": point.total})
-    about = f"Requests per minute, last {span(status.hours)}."
-    shape = partial(_traffic, status.hours)
-    return Chart("traffic", "Traffic", about, _if_any(rows, "requests"), shape, _quiet(status))
+        seconds = min(status.step, max(60, (status.time - point["time"]).total_seconds()))  # the last bin is not full
+        row = point | {"time": int(point["time"].timestamp() * 1000), "from": stamp(point["time"])}
+        row["rate"] = round(point["requests"] * 60 / seconds, 2)
+        for name in ("median", "p99"):  # what took longer than 10 s is drawn there
+            row |= {name: point[name] and min(point[name], 1e4), f"{name} at most": duration(point[name])}
+        rows.append(row)
+    return rows
 
 
-def errors(status: Status) -> Chart:
-    """Return how many requests were refused as invalid and how many failed."""
-    rows = [
-        _at(point.time) | {"kind": kind, "requests": count}
-        for point in status.traffic
-        for kind, count in (("refused (4xx)", point.refused), ("failed (5xx)", point.failed))
+def _drift(status: Status, limits: Monitoring) -> list[Row]:
+    low, high = limits.psi_warning, limits.psi_alert
+    drifts = [one for one in status.checks if one["kind"] == "drift" and one["current"] and one["value"] is not None]
+    return [  # a bar is cut at four times the alert line; its label tells the value
+        {"column": one["subject"], "psi": min(one["value"], 4 * high), "told": f"{one['value']:.3f}"}
+        | {"state": one["state"], "low": low, "high": high}
+        for one in sorted(drifts, key=lambda one: -one["value"])[:BARS]
     ]
-    quiet = any(point.total for point in status.traffic)
-    empty = f"No request was refused or failed in the last {span(status.hours)}." if quiet else _quiet(status)
-    about = f"Requests refused or failed, last {span(status.hours)}."
-    return Chart("errors", "Errors", about, _if_any(rows, "requests"), partial(_errors, status.hours), empty)
 
 
-def latency(status: Status) -> Chart:
-    """Return the median and the 99th percentile of the time to answer; beyond 10 s it is cut."""
-    rows = [
-        _at(point.time)
-        | {"share": name, "latency": None if value is None else min(value, 1e4), "told": duration(value)}
-        for point in status.traffic
-        for name, value in (("median", point.p50), ("p99", point.p99))
-    ]
-    about = f"Time to answer, at most, last {span(status.hours)}."
-    shape = partial(_latency, status.hours)
-    return Chart("latency", "Latency", about, _if_any(rows, "latency"), shape, _quiet(status))
-
-
-def predictions(status: Status, settings: Settings) -> Chart:
-    """Return the distribution of the newest predictions beside the reference's."""
-    rows = [
-        {"bin": one.label, "of": name, "share": round(share, 5)}
-        for one in status.predictions
-        for name, share in (("reference", one.reference), ("now", one.current))
-    ]
-    read, least = status.predictions_read, settings.monitoring.minimum_rows
-    empty = f"Not enough predictions in the last {span(status.hours)}: {read:,} of the {least:,} it takes."
-    about = f"Share of rows by predicted value: the newest {read:,} and the reference sample."
-    if status.champion is None:
-        empty = "No model is in service whose reference could be compared with: see Health."
-    if not rows:
-        about = "Share of rows by predicted value, beside the reference sample."
-    return Chart("predictions", "Predictions", about, rows, _predictions, empty)
-
-
-def drift(status: Status, settings: Settings) -> Chart:
-    """Return each column's drift with the lines at which it warns and alerts."""
-    low, high = settings.monitoring.psi_warning, settings.monitoring.psi_alert
-    known = [(one.value, one) for one in status.checks if one.kind == "drift" and one.current and one.value is not None]
-    known.sort(key=lambda pair: -pair[0])
-    rows = [
-        # A bar is cut at four times the alert line; its label tells the value.
-        {"column": one.subject, "psi": min(value, 4 * high), "told": f"{value:.3f}", "state": one.state}
-        for value, one in known[:BARS]
-    ]
-    about = f"Population stability index: warning at {low:g}, alert at {high:g}."
-    if len(known) > BARS:
-        about += f" The {BARS} largest of {len(known)} columns."
-    empty = f"Nothing compared with the reference yet: `{status.slug} monitor run`"
-    return Chart("drift", "Drift", about, rows, partial(_drift, low, high, len(rows)), empty)
-
-
-def runs(status: Status) -> Chart:
-    """Return what became of the rows of the newest batch runs."""
-    rows = [
-        {"run": run["id"], "when": stamp(run["started"]), "status": run["status"], "fate": fate, "rows": count}
-        for run in reversed(status.runs[:BARS])
-        for fate, count in (
-            ("published", run["rows_published"]),
-            ("quarantined", run["rows_quarantined"]),
-            ("not published", max(run["rows_in"] - run["rows_published"] - run["rows_quarantined"], 0)),
-        )
-    ]
-    about = f"Rows that came in, by what became of them; the last {BARS} runs, newest right."
-    empty = f"No run yet: `{status.slug} pipeline run --input ROWS.csv --output FOLDER`"
-    return Chart("runs", "Batch runs", about, _if_any(rows, "rows"), _runs, empty)
-
-
-def _if_any(rows: list[Row], name: str) -> list[Row]:
-    return rows if any(row[name] for row in rows) else []
-
-
-def _at(moment: Any) -> Row:
-    return {"time": int(moment.timestamp() * 1000), "when": stamp(moment)}
-
-
-def _quiet(status: Status) -> str:
-    return f"No requests in the last {span(status.hours)}: try one from the API page."
-
-
-def _spec(chart: Any, height: int = 180) -> dict[str, Any]:
-    """Give a chart the size and the looks of all."""
-    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    return {**spec, "config": CONFIG}
-
-
-def _base() -> Any:
-    import altair as alt
-
-    return alt.Chart(alt.NamedData(name="rows"))
-
-
-def _time(hours: int) -> Any:
-    import altair as alt
-
-    axis = alt.Axis(title="UTC", grid=False, tickCount=6, format="%H:%M" if hours <= 24 else "%d %b")
-    return alt.X("time:T", scale=alt.Scale(type="utc"), axis=axis)
-
-
-def _colour(field: str, names: Sequence[str], tones: Sequence[str], **options: Any) -> Any:
-    import altair as alt
-
-    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=list(tones)), **options)
+def _run(run: Row) -> Row:
+    out, held, taken = run["rows_published"], run["rows_quarantined"], run["rows_in"]
+    row = {"run": run["id"], "started": stamp(run["started"]), "status": run["status"], "rows in": taken}
+    return row | {"published": out, "quarantined": held, "not published": max(taken - out - held, 0)}
 
 
 @cache
-def _traffic(hours: int) -> dict[str, Any]:
+def _looks() -> dict[str, dict[str, Any]]:
+    """Return what each chart looks like, without its rows."""
     import altair as alt
 
-    line = {"color": BLUE, "strokeWidth": 1.5}
-    mark = _base().mark_area(interpolate="step-after", color=BLUE, opacity=0.25, line=line)
-    tooltip = [alt.Tooltip("when:N", title="from"), "requests:Q"]
-    return _spec(mark.encode(_time(hours), alt.Y("rate:Q", title="requests / min"), tooltip=tooltip))
+    base = alt.Chart(alt.NamedData(name="rows"))
 
+    def several(*names: str) -> Any:
+        """Draw several fields of each row, each in its colour."""
+        colour = alt.Color("of:N").scale(domain=list(names), range=[TONES[name] for name in names])
+        return base.transform_fold(list(names), as_=["of", "value"]).encode(colour)
 
-@cache
-def _errors(hours: int) -> dict[str, Any]:
-    import altair as alt
+    step: dict[str, Any] = {"interpolate": "step-after", "strokeWidth": 1.5}
+    clock = dict.fromkeys(("year", "month", "week", "date", "day"), "%d %b") | {"hours": "%H:%M", "minutes": "%H:%M"}
+    time = alt.X("time:T").scale(type="utc")
+    time = time.axis(title="UTC", grid=False, tickCount=6, labelSeparation=8, format=clock)
 
-    colour = _colour("kind", ("refused (4xx)", "failed (5xx)"), (AMBER, RED))
-    count = alt.Y("requests:Q", axis=alt.Axis(title="requests", tickMinStep=1, format="~s"))
-    mark = _base().mark_bar(width={"expr": "max(2, width / 200)"})
-    return _spec(mark.encode(_time(hours), count, colour, tooltip=["when:N", "kind:N", "requests:Q"]))
+    traffic = base.mark_area(**step, line={**step, "color": BLUE}, color=BLUE, opacity=0.25)
+    traffic = traffic.encode(time, alt.Y("rate:Q").title("requests / min"), tooltip=["from:N", "requests:Q"])
+    errors = several("refused", "failed").mark_bar(width={"expr": "max(2, width / 200)"})
+    count = alt.Y("value:Q").axis(title="requests", tickMinStep=1, format="~s")
+    errors = errors.encode(time, count, tooltip=["from:N", "refused:Q", "failed:Q"])
+    latency = several("median", "p99").mark_line(**step, point={"size": 12})
+    milliseconds = alt.Y("value:Q").scale(type="log").axis(title="ms", tickCount=4, format="~g")
+    latency = latency.encode(time, milliseconds, tooltip=["from:N", "median at most:N", "p99 at most:N"])
 
+    value = alt.X("predicted:N", sort=None).axis(title=None, labelAngle=-35, labelLimit=110)
+    share = alt.Y("value:Q").axis(title="share of rows", format=".0%")
+    shares = [alt.Tooltip(f"{name}:Q", format=".1%") for name in ("reference", "now")]
+    predictions = several("reference", "now").mark_bar()
+    predictions = predictions.encode(value, share, alt.XOffset("of:N", sort=None), tooltip=["predicted:N", *shares])
 
-@cache
-def _latency(hours: int) -> dict[str, Any]:
-    import altair as alt
+    column = alt.Y("column:N", sort=None).axis(title=None, labelLimit=150, ticks=False, domain=False)
+    psi, told = alt.X("psi:Q").scale(domainMin=0).title("PSI"), alt.Tooltip("told:N", title="PSI")
+    drifts = base.encode(psi, column, tooltip=["column:N", told, "state:N"])
+    level = alt.Color("state:N").scale(domain=list(LEVELS), range=list(LEVELS.values())).legend(None)
+    bars = drifts.mark_bar(height={"band": 0.65}).encode(level)
+    text = drifts.mark_text(align="left", dx=4, fontSize=11).encode(text="told:N")
+    low = base.mark_rule(strokeDash=[4, 3], color=AMBER).encode(x="min(low):Q")
+    high = base.mark_rule(strokeDash=[4, 3], color=RED).encode(x="min(high):Q")
+    drift = alt.layer(bars, text, low, high)
 
-    axis = alt.Axis(title="ms", tickCount=4, format="~g")
-    value = alt.Y("latency:Q", scale=alt.Scale(type="log"), axis=axis)
-    tooltip = [alt.Tooltip("when:N", title="from"), "share:N", alt.Tooltip("told:N", title="at most")]
-    mark = _base().mark_line(interpolate="step-after", strokeWidth=1.5, point=alt.OverlayMarkDef(size=12))
-    return _spec(mark.encode(_time(hours), value, _colour("share", ("median", "p99"), (BLUE, AMBER)), tooltip=tooltip))
+    fates = ["published", "quarantined", "not published"]
+    run = alt.X("run:N", sort=None).axis(title=None, labels=False, ticks=False)
+    rows = [alt.Tooltip(f"{name}:Q", format=",") for name in ("rows in", *fates)]
+    runs = several(*fates).mark_bar(width={"band": 0.7})
+    runs = runs.encode(run, alt.Y("value:Q").axis(title="rows", format="~s"), tooltip=["started:N", "status:N", *rows])
 
-
-@cache
-def _predictions() -> dict[str, Any]:
-    import altair as alt
-
-    share = alt.Y("share:Q", axis=alt.Axis(title="share of rows", format=".0%", tickCount=5))
-    place = alt.X("bin:N", sort=None, axis=alt.Axis(title=None, labelAngle=-35, labelLimit=110))
-    tooltip = [alt.Tooltip("bin:N", title="predicted"), "of:N", alt.Tooltip("share:Q", format=".1%")]
-    colour, beside = _colour("of", ("reference", "now"), (GREY, BLUE)), alt.XOffset("of:N", sort=None)
-    return _spec(_base().mark_bar().encode(place, share, colour, beside, tooltip=tooltip))
-
-
-@cache
-def _drift(low: float, high: float, columns: int) -> dict[str, Any]:
-    import altair as alt
-
-    axis = alt.Axis(title=None, labelLimit=150, ticks=False, domain=False)
-    column = alt.Y("column:N", sort=None, axis=axis)
-    value = alt.X("psi:Q", scale=alt.Scale(domainMin=0), axis=alt.Axis(title="PSI", tickCount=5))
-    colour = _colour("state", ("ok", "warning", "alert", "unknown"), (BLUE, AMBER, RED, GREY), legend=None)
-    tooltip = ["column:N", alt.Tooltip("told:N", title="PSI"), "state:N"]
-    bars = _base().mark_bar(height={"band": 0.65}).encode(value, column, colour, tooltip=tooltip)
-    text = _base().mark_text(align="left", dx=4, fontSize=11, color=GREY).encode(value, column, alt.Text("told:N"))
-    one = alt.Chart(alt.InlineData(values=[{"line": 1}]))
-    lines = [
-        one.mark_rule(color=tone, strokeDash=[4, 3]).encode(x=alt.datum(limit))
-        for limit, tone in ((low, AMBER), (high, RED))
-    ]
-    return _spec(alt.layer(bars, text, *lines), 20 * columns + 10)
-
-
-@cache
-def _runs() -> dict[str, Any]:
-    import altair as alt
-
-    colour = _colour("fate", ("published", "quarantined", "not published"), (BLUE, AMBER, GREY))
-    place = alt.X("run:N", sort=None, axis=alt.Axis(title=None, labels=False, ticks=False))
-    count = alt.Y("rows:Q", axis=alt.Axis(title="rows", format="~s", tickCount=5))
-    tooltip = [alt.Tooltip("when:N", title="started"), "status:N", "fate:N", alt.Tooltip("rows:Q", format=",")]
-    return _spec(_base().mark_bar(width={"band": 0.7}).encode(place, count, colour, tooltip=tooltip))
+    looks = {"traffic": traffic, "errors": errors, "latency": latency}
+    looks |= {"predictions": predictions, "drift": drift, "runs": runs}
+    return {name: look.to_dict() | {"width": "container", "config": CONFIG} for name, look in looks.items()}

@@ -19,25 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ProjectError
+from ..models.bundle import write_durably
+from ..settings import Settings
 
-OPEN = re.compile(r" {0,3}<!--[ \t]*fact:[ \t]*([A-Za-z0-9_.-]+)[ \t]*-->[ \t]*")
-CLOSE = re.compile(r" {0,3}(<!--[ \t]*/fact(?:[ \t]+([0-9a-f]{12}))?[ \t]*-->)[ \t]*")
-ALIKE = re.compile(r"<!--\s*/?\s*fact\b", re.IGNORECASE)
-FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-UNSEEN = re.compile(r"<!--.*?-->|^ {0,3}(`{3,}|~{3,}).*?(?:^ {0,3}\1|\Z)", re.DOTALL | re.MULTILINE)
+FENCE = r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)"
+OPEN = r"^ {0,3}<!--[ \t]*fact:[ \t]*(?P<name>[A-Za-z0-9_.-]+)[ \t]*-->[ \t]*(?:\r?\n|\Z)"
+CLOSE = r"^ {0,3}(?P<close><!--[ \t]*/fact(?:[ \t]+(?P<digest>[0-9a-f]{12}))?[ \t]*-->)[ \t]*\r?$"
+MISSPELT = r"<!--\s*/?\s*(?i:fact)\b"
+FLAGS = re.DOTALL | re.MULTILINE
+OUTSIDE = re.compile(f"{FENCE}|{OPEN}|{CLOSE}|{MISSPELT}", FLAGS)
+INSIDE = re.compile(f"{OPEN}|{CLOSE}", FLAGS)
+UNSEEN = re.compile(f"<!--.*?-->|{FENCE}", FLAGS)
 HEADING = re.compile(r"^## +(.+?)[ \t#]*$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What the project knows: Markdown, and where it came from."""
-
-    markdown: str
-    source: str
-
-    def block(self) -> str:
-        """Return what stands between the markers, with LF line ends."""
-        return f"\n{self.markdown.strip()}\n\n<sub>{self.source}</sub>\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,45 +71,36 @@ def parse(text: str, known: Collection[str], file: str = "document") -> tuple[li
     """
     blocks: list[Block] = []
     problems: list[Problem] = []
-    opened: tuple[str, int, int] | None = None
-    fence = ""
-    for line, found in enumerate(re.finditer(r"[^\n]+\n?|\n", text), 1):
-        content = found[0].rstrip("\r\n")
-        if opened is None and (mark := FENCE.match(content)):
-            fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
-        if opened is None and fence:
-            continue
-        if mark := OPEN.fullmatch(content):
+    opened: tuple[str, int, int] | None = None  # name, line, start of the content
+    position = 0
+    while found := (INSIDE if opened else OUTSIDE).search(text, position):
+        position, line, message = found.end(), text.count("\n", 0, found.start()) + 1, ""
+        groups = found.groupdict()
+        if name := groups["name"]:
             if opened:
                 message = (
-                    f"the fact {mark[1]} begins inside the fact {opened[0]} of line {opened[1]}: close that one first"
+                    f"the fact {name} begins inside the fact {opened[0]} of line {opened[1]}: close that one first"
                 )
-                problems.append(Problem(file, line, message))
-            elif mark[1] not in known:
-                problems.append(
-                    Problem(file, line, f"there is no fact {mark[1]}: remove the block or correct its name")
-                )
-            elif any(block.name == mark[1] for block in blocks):
-                problems.append(
-                    Problem(file, line, f"the fact {mark[1]} stands here a second time: remove one of them")
-                )
-            opened = (mark[1], line, found.end())
-        elif mark := CLOSE.fullmatch(content):
-            if opened is None:
-                problems.append(Problem(file, line, "this marker closes no fact: remove it or put its beginning back"))
-            else:
-                span = (found.start() + mark.start(1), found.start() + mark.end(1))
-                blocks.append(Block(*opened, found.start(), span, mark[2]))
-                opened = None
-        elif opened is None and ALIKE.search(content):
+            elif name not in known:
+                message = f"there is no fact {name}: remove the block or correct its name"
+            elif name in [block.name for block in blocks]:
+                message = f"the fact {name} stands here a second time: remove one of them"
+            opened = (name, line, found.end())
+        elif groups["close"] and opened:
+            blocks.append(Block(*opened, found.start(), found.span("close"), groups["digest"]))
+            opened = None
+        elif groups["close"]:
+            message = "this marker closes no fact: remove it or put its beginning back"
+        elif not groups["fence"]:
             message = "this is no marker: write <!-- fact: NAME --> or <!-- /fact --> on a line of its own"
+        if message:
             problems.append(Problem(file, line, message))
     if opened:
         problems.append(Problem(file, opened[1], f"the fact {opened[0]} is not closed: add <!-- /fact --> below it"))
     return blocks, problems
 
 
-def refresh(text: str, facts: Mapping[str, Fact], file: str = "document") -> str:
+def refresh(text: str, facts: Mapping[str, str], file: str = "document") -> str:
     """Return the document with every block filled anew; nothing outside the blocks changes.
 
     Raises:
@@ -126,16 +110,15 @@ def refresh(text: str, facts: Mapping[str, Fact], file: str = "document") -> str
     if problems:
         raise ProjectError("; ".join(str(problem) for problem in problems))
     for block in reversed(blocks):
-        content = facts[block.name].block()
+        content, (first, last) = _content(facts[block.name]), block.marker
         end = "\r\n" if text[: block.start].endswith("\r\n") else "\n"
-        first, last = block.marker
-        text = text[:first] + f"<!-- /fact {digest(content)} -->" + text[last:]
+        text = text[:first] + f"<!-- /fact {_digest(content)} -->" + text[last:]
         text = text[: block.start] + content.replace("\n", end) + text[block.end :]
     return text
 
 
 def check(
-    text: str, facts: Mapping[str, Fact], headings: Sequence[str] = (), file: str = "document", empty: bool = False
+    text: str, facts: Mapping[str, str], headings: Sequence[str] = (), file: str = "document", empty: bool = False
 ) -> list[Problem]:
     """Return what is wrong: markers, facts that are stale or edited by hand, missing headings.
 
@@ -148,24 +131,18 @@ def check(
     """
     blocks, problems = parse(text, facts.keys(), file)
     for block in blocks:
-        content = text[block.start : block.end].replace("\r\n", "\n")
+        content, message = text[block.start : block.end].replace("\r\n", "\n"), ""
         if not content.strip() and block.digest is None:
-            if not empty:
-                problems.append(Problem(file, block.line, f"the fact {block.name} is empty: run `documents refresh`"))
-        elif digest(content) != block.digest:
-            message = f"the fact {block.name} was edited by hand: run `documents refresh`, and write prose outside it"
-            problems.append(Problem(file, block.line, message))
-        elif content != facts[block.name].block():
-            problems.append(Problem(file, block.line, f"the fact {block.name} is stale: run `documents refresh`"))
-    problems += missing(text, headings, file)
-    return sorted(problems, key=lambda problem: problem.line)
-
-
-def missing(text: str, headings: Sequence[str], file: str) -> list[Problem]:
-    """Return a problem for each required heading that is absent or out of order."""
+            message = "" if empty else "is empty: run `documents refresh`"
+        elif _digest(content) != block.digest:
+            message = "was edited by hand: run `documents refresh`, and write prose outside it"
+        elif content != _content(facts[block.name]):
+            message = "is stale: run `documents refresh`"
+        if message:
+            problems.append(Problem(file, block.line, f"the fact {block.name} {message}"))
     seen = UNSEEN.sub(lambda found: "\n" * found[0].count("\n"), text.replace("\r\n", "\n"))
     present = [(found[1].casefold(), seen.count("\n", 0, found.start()) + 1) for found in HEADING.finditer(seen)]
-    problems, after, line = [], 0, 1
+    after, line = 0, 1
     for heading in headings:
         places = [index for index, (name, _) in enumerate(present) if name == heading.casefold()]
         later = [index for index in places if index >= after]
@@ -178,9 +155,24 @@ def missing(text: str, headings: Sequence[str], file: str) -> list[Problem]:
     return problems
 
 
-def digest(content: str) -> str:
-    """Return a short SHA-256 of a block's content, with LF line ends."""
+def _content(fact: str) -> str:
+    return f"\n{fact}\n\n"
+
+
+def _digest(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def documents(settings: Settings) -> dict[Path, str]:
+    """Return the Markdown documents of the project by path, with their line ends as they are.
+
+    Raises:
+        ProjectError: there is none, or one cannot be read as UTF-8.
+    """
+    folder = settings.path(settings.documents.folder)
+    if found := sorted(folder.glob("[!.]*.md")):
+        return {path: read(path) for path in found}
+    raise ProjectError(f"{folder} holds no Markdown document: correct the setting documents.folder")
 
 
 def read(path: Path) -> str:
@@ -206,24 +198,19 @@ def write(texts: Mapping[Path, str]) -> list[Path]:
     Raises:
         ProjectError: one cannot be written; all stay as they were.
     """
-    old = {path.resolve(): path.read_bytes() for path in texts}
-    new = {path.resolve(): text.encode() for path, text in texts.items()}
-    changed = [path for path in new if new[path] != old[path]]
-    drafts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in changed}
-    done: list[Path] = []
+    old = {path: path.read_bytes() for path in texts}
+    changed = [path for path in texts if texts[path].encode() != old[path]]
+    drafts = {path: path.resolve().with_name(f".{path.name}.{os.getpid()}.part") for path in changed}
     try:
         for path, draft in drafts.items():
-            with draft.open("wb") as file:
-                file.write(new[path])
-                file.flush()
-                os.fsync(file.fileno())
+            write_durably(draft, texts[path].encode())
             shutil.copymode(path, draft)
         for path, draft in drafts.items():
-            os.replace(draft, path)
-            done.append(path)
+            os.replace(draft, path.resolve())
     except OSError as error:
-        for path in done:
-            path.write_bytes(old[path])
+        for path in changed:
+            if path.read_bytes() != old[path]:
+                path.write_bytes(old[path])
         raise ProjectError(f"{error.filename} cannot be written: {error.strerror}; no document was changed") from None
     finally:
         for draft in drafts.values():

@@ -16,7 +16,7 @@ from .. import features
 from ..errors import ProjectError
 from ..settings import Settings
 from ..signature import Signature
-from ..validation import check_frame
+from ..validation import ROW, check_frame
 from . import bundle as bundles
 from . import conversion, estimators, inference, metrics, parity
 from .bundle import Bundle
@@ -136,7 +136,7 @@ def _rows(signature: Signature, source: Source, sample: pl.DataFrame) -> tuple[p
         empty = truth.null_count() + (int(truth.is_nan().sum()) if truth.dtype.is_float() else 0)
         if empty:
             raise ProjectError(f"the target {source.target!r} is missing in {empty} rows of the sample: remove them")
-    return checked.good.drop("row"), truth
+    return checked.good.drop(ROW), truth
 
 
 def _convert(

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from . import bundle
 from .bundle import Bundle
 
 CHAMPION = "champion"
+LISTED = ("title", "task", "runtime", "created", "hashes", "metrics")  # what a line shows of the manifest
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
@@ -56,8 +57,10 @@ class Registry:
                 manifest = json.loads(path.read_bytes())
             except (OSError, ValueError):
                 continue
-            version, said = path.parent.name, (manifest.get(field.name) for field in fields(VersionInfo)[1:-1])
-            found.append(VersionInfo(version, *said, tuple(a for a, target in aliases.items() if target == version)))
+            version = path.parent.name
+            pointing = tuple(alias for alias, target in aliases.items() if target == version)
+            listed = {name: manifest[name] for name in LISTED}
+            found.append(VersionInfo(version=version, aliases=pointing, **listed))
         return sorted(found, key=lambda info: (info.created, info.version), reverse=True)
 
     def load(self, reference: str) -> Bundle:

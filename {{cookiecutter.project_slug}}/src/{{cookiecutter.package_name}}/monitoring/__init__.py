@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["drift", "quality", "performance"]
-State = Literal["ok", "warning", "alert", "unknown"]
+State = Literal["unknown", "ok", "warning", "alert"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check.
+    """The result of one check of a column or a measure (``subject``).
 
-    Attributes:
-        kind: what was checked.
-        subject: a column or a measure.
-        value: what was found; None if there was not enough to say.
-        state: the judgement; ``unknown`` without enough data.
-        detail: numbers behind it, and ``note``, one sentence for people.
+    ``value`` is None and ``state`` unknown if there was not enough data; ``detail`` has the numbers behind it, and
+    ``note``, one sentence for people.
     """
 
     kind: Kind
     subject: str
     value: float | None
     state: State
-    detail: Mapping[str, Any]
+    detail: dict[str, Any]
 
 
 def judge(value: float, warning: float, alert: float, proven: bool = True) -> State:

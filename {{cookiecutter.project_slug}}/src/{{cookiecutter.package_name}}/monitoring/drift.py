@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
+from scipy.stats import chi2
 
 from ..models.bundle import Bundle
 from ..models.profile import Distribution
@@ -13,24 +14,14 @@ from ..settings import Monitoring
 from ..signature import PREDICTION
 from . import Check, judge, too_few
 
-if TYPE_CHECKING:
-    import polars as pl
+Counts = Sequence[int] | np.ndarray
 
 SURE = 0.999  # a shift that chance makes in one of a thousand windows is no alarm
 PSEUDO = 0.5  # rows added to every bin, so that an empty one has a logarithm
 
 
 def check(bundle: Bundle, frame: pl.DataFrame, limits: Monitoring) -> list[Check]:
-    """Compare the inputs and the prediction with the bundle's profile.
-
-    Args:
-        bundle: of the model that made the predictions.
-        frame: the logged rows, inputs and outputs.
-        limits: the settings.
-
-    Returns:
-        One check a column, valued by its PSI.
-    """
+    """Compare logged inputs and predictions, column by column, with the profile of the bundle that made them."""
     checks = []
     for name in [*(column.name for column in bundle.signature.inputs), PREDICTION]:
         known = bundle.profile.columns.get(name)
@@ -44,7 +35,7 @@ def check(bundle: Bundle, frame: pl.DataFrame, limits: Monitoring) -> list[Check
     return checks
 
 
-def psi(expected: Sequence[int], actual: Sequence[int]) -> float:
+def psi(expected: Counts, actual: Counts) -> float:
     """Return the population stability index of two histograms on the same bins.
 
     The sum over the bins of (a - e) ln(a / e), where e and a are the shares of rows (N. Siddiqi, Credit Risk
@@ -54,21 +45,19 @@ def psi(expected: Sequence[int], actual: Sequence[int]) -> float:
     return float(np.sum((a - e) * np.log(a / e)))
 
 
-def noise(expected: Sequence[int], actual: Sequence[int]) -> float:
+def noise(expected: Counts, actual: Counts) -> float:
     """Return the PSI that chance alone exceeds in one of a thousand windows of this size.
 
     Without drift PSI / (1/n + 1/m) follows a chi-squared distribution with (bins - 1) degrees of freedom
     (B. Yurdakul and J. Naranjo, Statistical properties of the population stability index, 2020).
     """
-    from scipy.stats import chi2
-
     bins = len(_shares(expected, actual)[0])
-    if bins < 2 or not sum(expected) or not sum(actual):
+    if bins < 2 or not np.sum(expected) or not np.sum(actual):
         return 0.0
-    return float(chi2.ppf(SURE, bins - 1) * (1 / sum(expected) + 1 / sum(actual)))
+    return float(chi2.ppf(SURE, bins - 1) * (1 / np.sum(expected) + 1 / np.sum(actual)))
 
 
-def _shares(expected: Sequence[int], actual: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _shares(expected: Counts, actual: Counts) -> tuple[np.ndarray, np.ndarray]:
     e, a = np.asarray(expected, float), np.asarray(actual, float)
     held = e + a > 0
     e, a = e[held] + PSEUDO, a[held] + PSEUDO
@@ -76,28 +65,29 @@ def _shares(expected: Sequence[int], actual: Sequence[int]) -> tuple[np.ndarray,
 
 
 def _compare(name: str, known: Distribution, now: Distribution, limits: Monitoring) -> Check:
-    expected, actual = (*known.counts, known.missing), (*now.counts, now.missing)
     labels = [*known.labels(), "missing"]
-    before = np.asarray(expected) / max(1, known.rows)
-    after = np.asarray(actual) / max(1, now.rows)
+    expected, actual = np.array([*known.counts, known.missing]), np.array([*now.counts, now.missing])
+    before, after = expected / max(1, known.rows), actual / max(1, now.rows)
     value, chance = psi(expected, actual), noise(expected, actual)
     state = judge(value, limits.psi_warning, limits.psi_alert, proven=value > chance)
-    most = int(np.argmax(np.abs(after - before)))
-    shown = [place for place in range(len(labels)) if expected[place] or actual[place]]
+    note = f"PSI {value:.3f} over {now.rows} rows"
+    if state != "ok":
+        most = int(np.argmax(np.abs(after - before)))
+        note += f"; {labels[most]}: {before[most]:.0%} then, {after[most]:.0%} now"
+    shown = np.flatnonzero(expected + actual)
     detail = {
         "rows": now.rows,
         "reference_rows": known.rows,
         "labels": [labels[place] for place in shown],
-        "expected": [round(float(before[place]), 6) for place in shown],
-        "actual": [round(float(after[place]), 6) for place in shown],
+        "expected": before[shown].round(6).tolist(),
+        "actual": after[shown].round(6).tolist(),
         "chance": round(chance, 6),
-        "note": f"PSI {value:.3f} over {now.rows} rows"
-        + (f"; {labels[most]}: {before[most]:.0%} then, {after[most]:.0%} now" if state != "ok" else ""),
+        "note": note,
     }
-    if known.type == "numeric":
-        # On the bins of the reference: never more than the Kolmogorov-Smirnov distance of the values.
-        steps = np.cumsum(known.counts) / max(1, sum(known.counts)) - np.cumsum(now.counts) / max(1, sum(now.counts))
-        detail["distance"] = round(float(np.max(np.abs(steps))), 6) if sum(known.counts) and sum(now.counts) else None
-    else:
+    if known.type == "categorical":
         detail["new"] = round(float(after[-2]), 6) if not known.counts[-1] else None
+    elif sum(known.counts) and sum(now.counts):
+        # On the bins of the reference: never more than the Kolmogorov-Smirnov distance of the values.
+        steps = np.cumsum(known.counts) / sum(known.counts) - np.cumsum(now.counts) / sum(now.counts)
+        detail["distance"] = round(float(np.max(np.abs(steps))), 6)
     return Check("drift", name, round(value, 6), state, detail)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import structlog
 
@@ -21,21 +21,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All checks of one moment.
+    """All checks of the champion: how many of its predictions were looked at, the worst state, the results."""
 
-    Attributes:
-        time: of the checks.
-        model_version: the champion.
-        rows: its predictions in the window that were looked at.
-        state: the worst of the checks; unknown if not one could be judged.
-        checks: the results.
-    """
-
-    time: datetime
     model_version: str
     rows: int
     state: State
-    checks: tuple[Check, ...]
+    checks: list[Check]
 
 
 def run(settings: Settings) -> Summary:
@@ -49,33 +40,22 @@ def run(settings: Settings) -> Summary:
     since = now - timedelta(hours=limits.window_hours)
     with Store(settings) as store:
         frame = predictions_frame(store, bundle.signature, bundle.version, since)
-        found = (
-            *drift.check(bundle, frame, limits),
-            *quality.check(store, bundle, frame, since, limits),
-            *performance.check(store, bundle, since, limits),
-        )
+        checks = drift.check(bundle, frame, limits)
+        checks += quality.check(store, bundle, frame, since, limits)
+        checks += performance.check(store, bundle, since, limits)
+        same = {"model_version": bundle.version}
         rows = [
             {
+                **asdict(check),
                 "time": now,
-                "kind": check.kind,
                 "subject": check.subject[:255],
-                "value": check.value,
-                "state": check.state,
-                "detail": json.dumps({**check.detail, "model_version": bundle.version}, allow_nan=False),
+                "detail": json.dumps(check.detail | same, allow_nan=False),
             }
-            for check in found
+            for check in checks
         ]
         with store.write() as connection:
             connection.execute(table.insert(), rows)
-    summary = Summary(now, bundle.version, frame.height, worst(found), found)
-    log.info("checked", model_version=bundle.version, rows=frame.height, checks=len(found), state=summary.state)
-    return summary
-
-
-def worst(checks: Sequence[Check]) -> State:
-    """Return the state that the checks have together."""
-    states = {check.state for check in checks if check.value is not None or check.state == "unknown"}
-    for state in ("alert", "warning", "ok"):
-        if state in states:
-            return state
-    return "unknown"
+    judged = [check.state for check in checks if check.value is not None]
+    state: State = max(judged, key=get_args(State).index, default="unknown")
+    log.info("checked", model_version=bundle.version, rows=frame.height, checks=len(checks), state=state)
+    return Summary(bundle.version, frame.height, state, checks)

@@ -6,16 +6,16 @@ In the output folder a run lives in ``.<run>.partial/`` until it is whole; then 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import structlog
 from sqlalchemy import delete, select
 
 from ..errors import ProjectError
-from ..models.bundle import Bundle, encode, write_durably
+from ..models.bundle import encode, write_durably
 from ..models.registry import CHAMPION, Registry
 from ..settings import Settings
 from ..store.database import Store
@@ -32,23 +32,17 @@ from ..store.events import upsert
 from ..store.queries import recent_runs
 from ..store.tables import quarantine, runs
 from ..telemetry import metrics
-from ..validation import Checked
-from . import engines, manifest, steps
+from ..validation import ROW, Checked
+from . import manifest, steps
+from .engines import local
 from .manifest import Json
-from .sources import File, InputError, agree, find, identify, inspect
+from .sources import Chunk, InputError, Schema, find, identify, inspect, read
 
 log = structlog.get_logger(__name__)
 
-REQUEST = "request.json"
+REQUEST, LATEST = "request.json", "latest.json"
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: the share of the input (0 to 1), rows read and quarantined so far."""
-
-    share: float
-    rows: int
-    quarantined: int
+Report = Callable[[float, int, int], None]  # the share of the input that is done, rows read, rows quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,57 +52,43 @@ class Run:
     id: str
     folder: Path
     model_version: str
-    rows_in: int
-    rows_published: int
-    rows_quarantined: int
     reasons: dict[str, int]
     seconds: float
     already: bool
-    ignored: tuple[str, ...]
+    ignored: list[str]
+    rows_in: int
+    rows_published: int
+    rows_quarantined: int
 
 
-Report = Callable[[Progress], None]
-
-
-def run(settings: Settings, source: str | Path, output: str | Path, progress: Report | None = None) -> Run:
+def run(settings: Settings, source: str | Path, output: str | Path, report: Report | None = None) -> Run:
     """Score files with the champion, or go on with the run of the same input and model that was begun before.
 
     Args:
         settings: of the project.
         source: a CSV or Parquet file, a folder of such files, or a glob pattern.
         output: the folder below which runs are published.
-        progress: called after each chunk.
-
-    Returns:
-        What was published.
+        report: called after each chunk.
 
     Raises:
         ProjectError: nothing is published, and why.
     """
-    request = {
-        "input": os.path.abspath(source),
-        "model_version": Registry(settings).resolve(CHAMPION),
-        "chunk_rows": settings.pipeline.chunk_rows,
-    }
-    return _run(settings, request, Path(output).absolute(), progress)
+    version, chunk_rows = Registry(settings).resolve(CHAMPION), settings.pipeline.chunk_rows
+    asked = {"input": os.path.abspath(source), "model_version": version, "chunk_rows": chunk_rows}
+    return _run(settings, asked, Path(output).absolute(), report)
 
 
-def resume(settings: Settings, output: str | Path | None = None, progress: Report | None = None) -> Run | None:
-    """Go on with the newest unfinished run, with the model that it began with.
+def resume(settings: Settings, output: str | Path | None = None, report: Report | None = None) -> Run | None:
+    """Go on with the newest unfinished run, with the model that it began with; None if there is none.
 
-    Args:
-        settings: of the project.
-        output: where to look; default: the output folders of the runs in the log.
-        progress: called after each chunk.
-
-    Returns:
-        What was published, or None if no run is unfinished.
+    It is looked for in ``output``, by default in the output folders of the runs in the log.
 
     Raises:
         ProjectError: nothing is published, and why.
     """
-    folders = {Path(output).absolute()} if output else set()
-    if output is None:
+    if output:
+        folders = {Path(output).absolute()}
+    else:
         with Store(settings) as store:
             folders = {Path(one["output"]) for one in recent_runs(store, 1000)}
     found = [path for folder in folders for path in folder.glob(f".*.partial/{REQUEST}")]
@@ -116,191 +96,154 @@ def resume(settings: Settings, output: str | Path | None = None, progress: Repor
         return None
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     try:
-        request = json.loads(newest.read_bytes())
+        asked = json.loads(newest.read_bytes())
     except (OSError, ValueError):
         raise ProjectError(f"{newest} cannot be read: remove its folder and run again") from None
-    return _run(settings, request, newest.parent.parent, progress)
+    return _run(settings, asked, newest.parent.parent, report)
 
 
-def _run(settings: Settings, request: Json, output: Path, progress: Report | None) -> Run:
-    paths, ignored = find(request["input"])
-    files = identify(paths)
-    bundle = Registry(settings).load(request["model_version"])
-    key = manifest.key(files, bundle.version, request["chunk_rows"])
-    if request.get("key", key) != key:
-        raise ProjectError(f"{request['input']} has changed since the run began: start a new `pipeline run`")
-    request = {**request, "key": key, "run": key[:16]}
+def _run(settings: Settings, asked: Json, output: Path, report: Report | None) -> Run:
+    job = _Job(settings, asked, output, report)
     try:
-        with Store(settings) as store:
-            job = _Job(settings, store, bundle, files, request, output, progress)
-            output.mkdir(parents=True, exist_ok=True)
-            with manifest.lock(output / f".{job.id}.lock"):
-                content, seconds, already = job.execute()
-    except (OSError, ProjectError) as error:
-        with suppress(OSError):
-            output.rmdir()  # only if it is empty
-        if isinstance(error, ProjectError):
-            raise
+        with Store(settings) as job.store:
+            job.work.mkdir(parents=True, exist_ok=True)
+            with manifest.lock(job.work / "lock"):
+                return job.execute()
+    except OSError as error:
         reason = error.strerror or error
         raise ProjectError(f"{output} cannot be written ({reason}): mend it, then `pipeline resume`") from None
-    rows = content["rows"]
-    return Run(
-        id=job.id,
-        folder=job.final,
-        model_version=bundle.version,
-        rows_in=rows["in"],
-        rows_published=rows["published"],
-        rows_quarantined=rows["quarantined"],
-        reasons=content["reasons"],
-        seconds=seconds,
-        already=already,
-        ignored=tuple(ignored),
-    )
+    finally:
+        with suppress(OSError):
+            output.rmdir()  # only if it is empty
 
 
 class _Job:
-    """One run at work."""
+    """One run at work; ``content`` is its manifest, empty until all rows are counted."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        bundle: Bundle,
-        files: list[File],
-        request: Json,
-        output: Path,
-        report: Report | None,
-    ) -> None:
-        self.settings, self.store, self.bundle, self.files = settings.pipeline, store, bundle, files
-        self.request, self.report, self.output = request, report, output
-        self.id: str = request["run"]
-        self.final = output / self.id
-        self.work = output / f".{self.id}.partial"
+    store: Store
+
+    def __init__(self, settings: Settings, asked: Json, output: Path, report: Report | None) -> None:
+        self.settings, self.output, self.report, self.source = settings.pipeline, output, report, asked["input"]
+        paths, self.ignored = find(self.source)
+        self.files = identify(paths)
+        self.bundle = Registry(settings).load(asked["model_version"])
+        inputs = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        same = {"format": 1, "model_version": self.bundle.version, "chunk_rows": asked["chunk_rows"], "inputs": inputs}
+        key = hashlib.sha256(encode(same)).hexdigest()
+        if asked.get("key", key) != key:
+            raise ProjectError(f"{self.source} has changed since the run began: start a new `pipeline run`")
+        self.id = key[:16]
+        self.identity = {"run": self.id, "key": key, **same}
+        self.content: Json = {}
+        self.final, self.work = output / self.id, output / f".{self.id}.partial"
         self.result, self.chunks = self.work / "result", self.work / "chunks"
 
-    def execute(self) -> tuple[Json, float, bool]:
-        """Bring the run to its end from wherever it is; the lock is held.
-
-        Returns:
-            The manifest, the seconds of work, and whether it had been published before.
-        """
-        published = manifest.intact(self.final)
-        if published and not self.work.exists() and (known := self._succeeded()) is not None:
-            return published, known, True
+    def execute(self) -> Run:
+        """Bring the run to its end from wherever it is, under the lock."""
         began = time.monotonic()
         try:
-            content = published or self._score()
-            earlier = sum(marker["seconds"] for marker in self._markers(verify=False))
-            if not published:
-                self._publish(content)
-            pointer = {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"}
-            manifest.replace(self.output / manifest.LATEST, pointer)
-            self._log(content)
-            seconds = max(earlier, time.monotonic() - began)
-            self._record("succeeded", content, seconds)
+            self.content = manifest.intact(self.final)
+            already = bool(self.content)
+            seconds = None if (self.work / REQUEST).exists() else self._logged()
+            if not already or seconds is None:
+                markers = self._markers(self.final if already else self.result)
+                earlier = sum(marker["seconds"] for marker in markers)
+                if not already:
+                    self._score(markers)
+                    self._publish()
+                manifest.replace(self.output / LATEST, {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"})
+                self._log()
+                seconds = earlier + time.monotonic() - began
+                self._record("succeeded", seconds)
+                metrics.RUNS.labels("succeeded").inc()
+                metrics.PREDICTIONS.labels(self.bundle.version, "batch").inc(self.content["rows"]["published"])
+                metrics.REJECTED.labels("batch").inc(self.content["rows"]["quarantined"])
+                log.info("run published", run=self.id, model_version=self.bundle.version, **self.content["rows"])
+            (self.work / REQUEST).unlink(missing_ok=True)
+            counts = {f"rows_{name}": count for name, count in self.content["rows"].items()}
+            reasons, version = self.content["reasons"], self.bundle.version
+            return Run(self.id, self.final, version, reasons, seconds, already, self.ignored, **counts)
         except BaseException as error:
             self._failed(error)
             if isinstance(error, Exception) and not isinstance(error, ProjectError | OSError):
                 told = str(error).partition("\n")[0]
                 raise ProjectError(f"the run stopped ({type(error).__name__}: {told})") from error
             raise
-        shutil.rmtree(self.work, ignore_errors=True)
-        metrics.PREDICTIONS.labels(self.bundle.version, "batch").inc(content["rows"]["published"])
-        metrics.REJECTED.labels("batch").inc(content["rows"]["quarantined"])
-        metrics.RUNS.labels("succeeded").inc()
-        log.info("run published", run=self.id, model_version=self.bundle.version, **content["rows"])
-        return content, seconds, published is not None
+        finally:
+            if not (self.work / REQUEST).exists():  # nothing to resume
+                shutil.rmtree(self.work, ignore_errors=True)
 
-    def _score(self) -> Json:
-        """Write the chunks that are missing, and add all up."""
+    def _score(self, markers: list[Json]) -> None:
+        """Write the chunks that are missing, then add all up."""
         signature = self.bundle.signature
-        needed = [column.name for column in signature.inputs]
-        columns = agree([inspect(file, needed) for file in self.files])
-        common = steps.Run(self.id, self.bundle.version, columns)
+        columns = inspect(self.files, [column.name for column in signature.inputs])
         for folder in (self.chunks, self.result / "predictions", self.result / "quarantine"):
             folder.mkdir(parents=True, exist_ok=True)
-        manifest.replace(self.work / REQUEST, self.request)
+        manifest.replace(self.work / REQUEST, {"input": self.source, **self.identity})
         self._record("running")
-        markers = self._markers()
-        pending: deque[tuple[steps.Chunk, Checked]] = deque()
+        done = [(marker["file"], marker["rows"]) for marker in markers]
+        waiting: deque[tuple[Chunk, Checked]] = deque()
 
         def good() -> Iterator[pl.DataFrame]:
-            for chunk in steps.ingest(self.files, self.request["chunk_rows"], tuple(markers)):
-                checked = steps.check(signature, chunk)
-                pending.append((chunk, checked))
-                if checked.good.height:
-                    yield checked.good.drop("row")
+            for chunk in read(self.files, self.identity["chunk_rows"], done):
+                waiting.append((chunk, checked := steps.check(signature, chunk)))
+                yield checked.good.drop(ROW)
 
-        clock = time.monotonic()
-        for output in chain(engines.load().score(self.bundle, good()), [None]):
-            scored = output
-            # Chunks without a good row were never scored; they are written in their turn.
-            while pending and (scored is not None or not pending[0][1].good.height):
-                chunk, checked = pending.popleft()
-                used, scored = (scored, None) if checked.good.height else (None, scored)
-                now = time.monotonic()
-                markers.append(self._write(common, chunk, checked, used, now - clock))
-                clock = now
-                self._progress(chunk, markers)
-        content = manifest.build(self.request, self.files, markers)
-        self._limit(content)
-        return content
+        before = time.monotonic()
+        for output in local.score(self.bundle, good()):
+            chunk, checked = waiting.popleft()
+            files = self._write(columns, chunk, checked, output)
+            before, seconds = time.monotonic(), time.monotonic() - before
+            marker = {"file": chunk.file, "rows": chunk.frame.height, "reasons": dict(checked.counts)}
+            markers.append(marker | {"files": files, "seconds": seconds})
+            manifest.replace(self.chunks / f"{chunk.number:05d}.json", markers[-1])
+            if self.report:
+                rows = _count(markers)
+                self.report(chunk.share, rows["in"], rows["quarantined"])
+        self._total(markers)
 
-    def _write(
-        self, common: steps.Run, chunk: steps.Chunk, checked: Checked, output: pl.DataFrame | None, seconds: float
-    ) -> Json:
-        """Write the files of a chunk, then the marker that says that they are whole."""
-        files: list[Json] = []
-        good, bad = checked.good, checked.bad
-        if output is not None:
-            if output.height != good.height:
-                raise ProjectError(f"the model gave {output.height} rows for {good.height}: import it again")
-            table = steps.predicted(common, chunk, good, output)
-            files += steps.save(self.result, "predictions", chunk.number, table)
-        files += steps.save(self.result, "quarantine", chunk.number, steps.rejected(common, chunk, bad))
-        for entry in files:
-            manifest.sync((self.result / entry["path"]).parent)
-        marker = {
-            "place": chunk.place,
-            "rows": {"in": chunk.frame.height, "published": good.height, "quarantined": bad.height},
-            "reasons": dict(checked.counts),
-            "files": files,
-            "seconds": seconds,
+    def _write(self, columns: Schema, chunk: Chunk, checked: Checked, output: pl.DataFrame) -> list[Json]:
+        """Write the files of a chunk, none for no rows."""
+        if output.height != checked.good.height:
+            raise ProjectError(f"the model gave {output.height} rows for {checked.good.height}: import it again")
+        tables = {
+            "predictions": steps.predicted(self.id, self.bundle.version, columns, chunk, checked.good, output),
+            "quarantine": steps.rejected(columns, chunk, checked.bad),
         }
-        manifest.replace(self.chunks / f"{chunk.number:05d}.json", marker)
-        return marker
+        return [manifest.save(self.result, kind, chunk.number, table) for kind, table in tables.items() if table.height]
 
-    def _markers(self, verify: bool = True) -> list[Json]:
-        """Return the finished chunks, up to the first that is missing or damaged."""
+    def _markers(self, result: Path) -> list[Json]:
+        """Return the finished chunks, up to the first whose marker or files are missing or damaged."""
         markers: list[Json] = []
         while (path := self.chunks / f"{len(markers):05d}.json").is_file():
             marker = json.loads(path.read_bytes())
-            if verify and not manifest.present(self.result, marker["files"]):
+            if not manifest.present(result, marker["files"]):
                 break
             markers.append(marker)
         return markers
 
-    def _progress(self, chunk: steps.Chunk, markers: list[Json]) -> None:
-        if self.report:
-            sizes = [file.size for file in self.files]
-            read = sum(sizes[: chunk.place]) + chunk.share * sizes[chunk.place]
-            rows, bad = (sum(marker["rows"][name] for marker in markers) for name in ("in", "quarantined"))
-            self.report(Progress(read / sum(sizes), rows, bad))
-
-    def _limit(self, content: Json) -> None:
-        """Refuse to publish when too many rows are bad."""
-        rows, limit = content["rows"], self.settings.quarantine_limit
-        if rows["quarantined"] > limit * rows["in"]:
-            most = Counter[str](content["reasons"]).most_common(3)
-            raise _TooManyError(
-                f"{rows['quarantined']} of {rows['in']} rows are bad, more than the {limit:.0%} that "
+    def _total(self, markers: list[Json]) -> None:
+        """Make the manifest, and refuse to publish it if rows are lost or too many are bad."""
+        rows, reasons = _count(markers), Counter[str]()
+        for marker in markers:
+            reasons.update(marker["reasons"])
+        files = [entry for marker in markers for entry in marker["files"]]
+        self.content = {**self.identity, "rows": rows, "reasons": dict(sorted(reasons.items())), "files": files}
+        everything, good, bad = rows.values()
+        if everything != good + bad:
+            raise ProjectError(
+                f"{everything} rows came in, but {good} were scored and {bad} quarantined: "
+                "nothing is published; please report this"
+            )
+        if bad > self.settings.quarantine_limit * everything:
+            raise ProjectError(
+                f"{bad} of {everything} rows are bad, more than the {self.settings.quarantine_limit:.0%} that "
                 "pipeline.quarantine_limit allows: nothing is published; most often "
-                + ", ".join(f"{name} ({count})" for name, count in most),
-                content,
+                + ", ".join(f"{name} ({count})" for name, count in reasons.most_common(3))
             )
 
-    def _publish(self, content: Json) -> None:
-        write_durably(self.result / manifest.NAME, encode(content))
+    def _publish(self) -> None:
+        write_durably(self.result / manifest.NAME, encode(self.content))
         manifest.sync(self.result)
         if self.final.exists():  # damaged: it would have been left alone otherwise
             shutil.rmtree(self.work / "damaged", ignore_errors=True)
@@ -308,25 +251,29 @@ class _Job:
         self.result.rename(self.final)
         manifest.sync(self.output)
 
-    def _log(self, content: Json) -> None:
+    def _log(self) -> None:
         """Log every prediction, each once."""
-        paths = [entry["path"] for entry in content["files"] if entry["path"].startswith("predictions/")]
+        paths = [entry["path"] for entry in self.content["files"] if entry["path"].startswith("predictions/")]
         for path in paths if self.settings.log_rows else ():
             frame = pl.read_parquet(self.final / path)
             with self.store.write() as connection:
-                steps.log_predictions(connection, self.bundle.signature, self.id, self.bundle.version, frame)
+                steps.log(connection, self.bundle.signature, self.id, self.bundle.version, frame)
 
-    def _record(
-        self, status: str, content: Json | None = None, seconds: float | None = None, error: str | None = None
-    ) -> None:
+    def _logged(self) -> float | None:
+        """Return the seconds that the run took, if the log knows that it succeeded with this output."""
+        with self.store.read() as connection:
+            row = connection.execute(select(runs).where(runs.c.id == self.id)).one_or_none()
+        return row.seconds if row and (row.status, row.output) == ("succeeded", str(self.output)) else None
+
+    def _record(self, status: str, seconds: float | None = None, error: str | None = None) -> None:
         """Write the run's row, and its quarantine counts once they are known."""
         now = datetime.now(UTC)
-        rows, counts = (content["rows"], content["reasons"]) if content else (Counter[str](), {})
+        rows, reasons = Counter[str](self.content.get("rows")), Counter[str]()
         row: dict[str, Any] = {
-            "key": self.request["key"],
+            "key": self.identity["key"],
             "status": status,
             "finished": None if status == "running" else now,
-            "input": self.request["input"],
+            "input": self.source,
             "output": str(self.output),
             "model_version": self.bundle.version,
             "rows_in": rows["in"],
@@ -335,38 +282,31 @@ class _Job:
             "seconds": seconds,
             "error": error,
         }
-        reasons = Counter[str]()
-        for reason, count in counts.items():
+        for reason, count in self.content.get("reasons", {}).items():
             reasons[reason[:255]] += count
+        counts = [{"run_id": self.id, "reason": reason, "rows": count} for reason, count in reasons.items()]
         with self.store.write() as connection:
             statement = upsert(connection, runs).values(id=self.id, started=now, **row)
             connection.execute(statement.on_conflict_do_update(index_elements=[runs.c.id], set_=row))
             connection.execute(delete(quarantine).where(quarantine.c.run_id == self.id))
-            for reason, count in reasons.items():
-                connection.execute(quarantine.insert().values(run_id=self.id, reason=reason, rows=count))
+            if counts:
+                connection.execute(quarantine.insert(), counts)
 
     def _failed(self, error: BaseException) -> None:
         """Note why the run stopped; what it has done stays for `resume`, unless its input is wrong."""
         reason = str(error) if isinstance(error, Exception) else "interrupted: `pipeline resume` goes on"
         with suppress(ProjectError):
-            self._record("failed", error.content if isinstance(error, _TooManyError) else None, error=reason)
+            self._record("failed", error=reason)
         if isinstance(error, InputError):
-            shutil.rmtree(self.work, ignore_errors=True)
+            (self.work / REQUEST).unlink(missing_ok=True)
         metrics.RUNS.labels("failed").inc()
         log.error("run stopped", run=self.id, reason=reason)
 
-    def _succeeded(self) -> float | None:
-        """Return the seconds that the run took, if the log knows that it succeeded with this output."""
-        query = select(runs.c.status, runs.c.output, runs.c.seconds).where(runs.c.id == self.id)
-        with self.store.read() as connection:
-            row = connection.execute(query).one_or_none()
-        done = row and (row.status, row.output) == ("succeeded", str(self.output))
-        return float(row.seconds or 0) if row and done else None
 
-
-class _TooManyError(ProjectError):
-    """Too many rows are bad; ``content`` counts them."""
-
-    def __init__(self, message: str, content: Json) -> None:
-        super().__init__(message)
-        self.content = content
+def _count(markers: Sequence[Json]) -> dict[str, int]:
+    """Count the rows of chunks: those that were read, and those in the files that were written."""
+    written = Counter[str]()
+    for entry in (entry for marker in markers for entry in marker["files"]):
+        written[entry["path"].partition("/")[0]] += entry["rows"]
+    everything = sum(marker["rows"] for marker in markers)
+    return {"in": everything, "published": written["predictions"], "quarantined": written["quarantine"]}

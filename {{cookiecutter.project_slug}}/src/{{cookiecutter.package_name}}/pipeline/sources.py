@@ -1,4 +1,7 @@
-"""Where rows come from: CSV and Parquet files, read in chunks that are always cut at the same rows."""
+"""Where rows come from: CSV and Parquet files, read in chunks that are always cut at the same rows.
+
+A kind of file is one generator of tables of any height (`_csv`, `_parquet`); `read` does the rest.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,12 +24,15 @@ import polars as pl
 from ..errors import ProjectError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-BLOCK = 4 << 20  # bytes read at once
-MOST = 256 << 20  # bytes of one chunk, and of one row
-SLAB = 262_144  # rows of Parquet decoded at once: a row group as most writers make it
-QUOTE, COMMA, NEWLINE = b'",\n'
+BLOCK = 4 << 20  # bytes of CSV read at once
+MOST = 64 << 20  # bytes of one row of CSV
+SLAB, CELLS = 262_144, 4 << 20  # rows of Parquet decoded at once (a row group as most writers make it), and cells
+BLOCKS = 16  # blocks or slabs in one chunk: very wide rows make it shorter, so that it fits into memory
+QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
 
-Positions = np.ndarray[tuple[int], np.dtype[np.int64]]
+Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+Schema = dict[str, pl.DataType]
+Tables = Iterator[tuple[pl.DataFrame, float]]  # with the share of the file that was read
 
 
 class InputError(ProjectError):
@@ -43,19 +50,19 @@ class File:
     sha256: str
 
 
-class Piece(NamedTuple):
-    """Rows of a file: the number of the first (from 1), the rows, and how much of the file was read."""
+class Chunk(NamedTuple):
+    """Rows of one file."""
 
-    first: int
-    frame: pl.DataFrame
-    share: float
+    number: int  # of the chunk in the run, from 0
+    file: str  # name
+    before: int  # rows of the input in earlier files
+    first: int  # number in the file of the first row, from 1
+    frame: pl.DataFrame  # columns of a CSV are text
+    share: float  # of the input that was read up to here
 
 
 def find(given: str | Path) -> tuple[list[Path], list[str]]:
-    """List the files of an input, in the order of their names.
-
-    Args:
-        given: a file, a folder (its own files, not those of folders in it) or a glob pattern.
+    """List the files of an input (a file, a folder without the folders in it, a glob pattern) by their names.
 
     Returns:
         The files to read, and the names of those in a folder that are no CSV or Parquet.
@@ -63,21 +70,16 @@ def find(given: str | Path) -> tuple[list[Path], list[str]]:
     Raises:
         InputError: there is nothing to read.
     """
-    path = Path(given)
-    if path.is_file():
-        if not path.name.lower().endswith(SUFFIXES):
-            raise InputError(f"{path} is not a {', '.join(SUFFIXES)} file: convert it or name it as what it is")
-        return [path.absolute()], []
-    found = sorted(path.iterdir() if path.is_dir() else map(Path, glob.glob(str(given), recursive=True)))
-    files = [one.absolute() for one in found if one.is_file()]
+    path, kinds = Path(given), ", ".join(SUFFIXES)
+    found = [path] if path.is_file() else path.iterdir() if path.is_dir() else glob.glob(str(given), recursive=True)
+    files = [one.absolute() for one in sorted(map(Path, found)) if one.is_file()]
     fit = [one for one in files if one.name.lower().endswith(SUFFIXES) and not one.name.startswith(".")]
     if not fit:
-        what = "has no" if path.is_dir() else "does not exist or matches no"
-        raise InputError(f"{given} {what} {', '.join(SUFFIXES)} file: give a file, a folder or a pattern that does")
+        raise InputError(f"{given} is, has or matches no {kinds} file: give a file, a folder or a pattern that does")
     return fit, [one.name for one in files if one not in fit]
 
 
-def identify(paths: list[Path]) -> list[File]:
+def identify(paths: Sequence[Path]) -> list[File]:
     """Hash the content of files; names are relative to the folder that they share."""
     base = os.path.commonpath([path.parent for path in paths])
     files = []
@@ -90,181 +92,139 @@ def identify(paths: list[Path]) -> list[File]:
     return files
 
 
-def inspect(file: File, needed: Collection[str]) -> dict[str, pl.DataType]:
-    """Return the columns of a file with their types, text for all of a CSV.
+def inspect(files: Sequence[File], needed: Sequence[str]) -> Schema:
+    """Return the columns of all files together; one whose type differs from file to file becomes text.
 
     Raises:
-        InputError: it cannot be read, has no rows, has a column twice, or lacks a needed one.
+        InputError: a file cannot be read, has no rows, has a column twice, or lacks a needed one.
     """
-    with _readable(file.path):
-        if _is_parquet(file.path):
-            lazy = pl.scan_parquet(file.path, glob=False)
-            schema, rows = lazy.collect_schema(), _height(lazy)
-            names, types = schema.names(), schema.dtypes()
-        else:
-            with _records(file) as (records, names):
-                types, rows = [pl.String()] * len(names), 0 if records.take(1) is None else 1
-    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-        raise InputError(f"{file.path} has the column {twice[0]!r} twice: rename or remove one")
-    if missing := [name for name in needed if name not in names]:
-        raise InputError(f"{file.path} lacks the column(s) {', '.join(missing)}: the model needs them")
-    if not rows:
-        raise InputError(f"{file.path} has no rows: fill it or leave it out")
-    return dict(zip(names, types, strict=True))
+    columns: Schema = {}
+    for file in files:
+        with _readable(file.path):
+            table, _ = next(_tables(file), (pl.DataFrame(), 0.0))
+        if missing := [name for name in needed if name not in table.columns]:
+            raise InputError(f"{file.path} lacks the column(s) {', '.join(missing)}: the model needs them")
+        if not table.height:
+            raise InputError(f"{file.path} has no rows: fill it or leave it out")
+        for name, dtype in table.schema.items():
+            columns[name] = dtype if columns.get(name, dtype) == dtype else pl.String()
+    return columns
 
 
-def agree(schemas: Sequence[Mapping[str, pl.DataType]]) -> dict[str, pl.DataType]:
-    """Return the columns of all files together; one that differs in type from file to file becomes text."""
-    agreed: dict[str, pl.DataType] = {}
-    for schema in schemas:
-        for name, dtype in schema.items():
-            agreed[name] = dtype if agreed.get(name, dtype) == dtype else pl.String()
-    return agreed
-
-
-def read(file: File, size: int, skip: int = 0) -> Iterator[Piece]:
-    """Read a file in pieces of ``size`` rows; memory does not grow with the file.
+def read(files: Sequence[File], size: int, done: Sequence[tuple[str, int]] = ()) -> Iterator[Chunk]:
+    """Read the input in chunks, each of one file; memory does not grow with the input.
 
     Args:
-        file: a file that `inspect` accepted.
-        size: rows of a piece; the last may have fewer.
-        skip: pieces to leave out at the beginning.
-
-    Yields:
-        The pieces in order, CSV columns as text.
+        files: the input, as `inspect` accepts it.
+        size: rows of a chunk; the last of a file has fewer, and so have chunks of very wide rows.
+        done: file name and rows of the chunks to leave out, from the first without a gap.
 
     Raises:
-        InputError: it is cut off, has a broken row, or has changed since it was identified.
+        InputError: a file is cut off, has a broken row, or has changed since it was identified.
     """
-    with _readable(file.path):
-        yield from (_read_parquet if _is_parquet(file.path) else _read_csv)(file, size, skip)
-        status = file.path.stat()
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
-        raise InputError(f"{file.path} was changed while it was read: run again when it is complete")
+    number, before, size_before, size_all = len(done), 0, 0, sum(file.size for file in files)
+    for file in files:
+        skip = [rows for name, rows in done if name == file.name]
+        rows = sum(skip)
+        if not skip or file.name == done[-1][0]:
+            with _readable(file.path):
+                for frame, share in islice(_cut(_tables(file), size), len(skip), None):
+                    share = (size_before + share * file.size) / size_all
+                    yield Chunk(number, file.name, before, rows + 1, frame, share)
+                    number, rows = number + 1, rows + frame.height
+                status = file.path.stat()
+            if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
+                raise InputError(f"{file.path} was changed while it was read: run again when it is complete")
+        before, size_before = before + rows, size_before + file.size
 
 
-def _read_parquet(file: File, size: int, skip: int) -> Iterator[Piece]:
+def _cut(tables: Tables, size: int) -> Tables:
+    blocks, share = 0, 1.0
+    rest: pl.DataFrame | None = None
+    for table, share in tables:
+        rest = table if rest is None else pl.concat([rest, table])
+        blocks += 1
+        while rest.height >= size or (rest.height and blocks >= BLOCKS):
+            yield rest.head(size), share
+            rest, blocks = rest.slice(size), 0
+    if rest is not None and rest.height:
+        yield rest, share
+
+
+def _tables(file: File) -> Tables:
+    return _parquet(file) if file.path.name.lower().endswith(".parquet") else _csv(file)
+
+
+def _parquet(file: File) -> Tables:
     lazy = pl.scan_parquet(file.path, glob=False)
-    total, slab = _height(lazy), max(1, SLAB // size) * size
-    for start in range(skip * size, total, slab):
-        frame = lazy.slice(start, slab).collect()
-        for offset in range(0, frame.height, size):
-            part = frame.slice(offset, size)
-            yield Piece(start + offset + 1, part, (start + offset + part.height) / total)
+    rows, columns = max(1, lazy.select(pl.len()).collect().item()), len(lazy.collect_schema())
+    slab = min(SLAB, max(1, CELLS // max(1, columns)))
+    for start in range(0, rows, slab):
+        yield lazy.slice(start, slab).collect(), min(1.0, (start + slab) / rows)
 
 
-def _read_csv(file: File, size: int, skip: int) -> Iterator[Piece]:
-    first, number = 1, 0
-    with _records(file) as (records, names):
-        while rows := records.take(size):
-            if number >= skip:
-                rows.check(file.path, len(names), first)
-                yield Piece(first, _parse(file.path, names, rows, first), records.share())
-            first, number = first + len(rows.ends), number + 1
-
-
-def _parse(path: Path, names: list[str], rows: _Rows, first: int) -> pl.DataFrame:
-    last = first + len(rows.ends) - 1
-    try:
-        frame = pl.read_csv(rows.text, has_header=False, schema=dict.fromkeys(names, pl.String))
-    except pl.exceptions.PolarsError as error:
-        why = "is not UTF-8: save it as UTF-8" if "utf-8" in str(error) else "is no proper CSV: mend it"
-        raise InputError(f"{path} between row {first} and row {last} {why}") from None
-    if frame.height != len(rows.ends):
-        raise InputError(f"{path} has a quote out of place between row {first} and row {last}: mend it")
-    return frame
-
-
-class _Rows(NamedTuple):
-    """Whole lines of CSV, and where each ends in the text."""
-
-    text: bytes
-    ends: Positions
-
-    def check(self, path: Path, fields: int, first: int) -> None:
-        """Refuse a row that has more or fewer fields than the header; it is broken or cut off."""
-        data = np.frombuffer(self.text, np.uint8)
-        commas = np.flatnonzero(data == COMMA)
-        if b'"' in self.text:
-            commas = commas[np.searchsorted(np.flatnonzero(data == QUOTE), commas) % 2 == 0]
-        counts = np.diff(np.searchsorted(commas, self.ends), prepend=0) + 1
-        if (wrong := np.flatnonzero(counts != fields)).size:
-            row = int(wrong[0])
+def _csv(file: File) -> Tables:
+    """Parse block by block; the first may be empty, but tells the names of the columns."""
+    names, first = None, 1
+    for text, lengths, fields, share in _records(file):
+        if names is None:
+            names = _header(file, text[: lengths[0]])
+            text, fields = text[lengths[0] :], fields[1:]
+        if (wrong := np.flatnonzero(fields != len(names))).size:
             raise InputError(
-                f"{path} row {first + row} has {counts[row]} fields where the header has {fields}: "
+                f"{file.path} row {first + wrong[0]} has {fields[wrong[0]]} fields where the header has {len(names)}: "
                 "it is broken or cut off, mend it or leave it out"
             )
-
-
-class _Records:
-    """Cuts a stream of CSV into rows, also where quoted fields hold line breaks. Blank lines are no rows."""
-
-    def __init__(self, path: Path, stream: BinaryIO, raw: BinaryIO) -> None:
-        self._path, self._stream, self._raw = path, stream, raw
-        self._size = max(1, os.fstat(raw.fileno()).st_size)
-        self._buffer = b""
-        self._ends: Positions = np.empty(0, np.int64)
-        self._quoted = self._done = False
-
-    def share(self) -> float:
-        """Return how much of the file was read, 0 to 1."""
-        return 1.0 if self._done and not self._buffer else self._raw.tell() / self._size
-
-    def take(self, count: int) -> _Rows | None:
-        """Return the next rows, at most ``count``; None at the end."""
-        while True:
-            while not self._done and len(self._ends) < count and len(self._buffer) < MOST:
-                self._more()
-            if not len(self._ends):
-                if self._done:
-                    return None
-                raise InputError(f"{self._path} has a row of more than {MOST >> 20} MB: a quote is not closed")
-            ends, cut = self._ends[:count], int(self._ends[:count][-1])
-            text, self._buffer = self._buffer[:cut], self._buffer[cut:]
-            self._ends = self._ends[count:] - cut
-            lengths = np.diff(ends, prepend=0)
-            starts = ends - lengths
-            short = np.flatnonzero(lengths <= 2).tolist()
-            if blank := [i for i in short if text[starts[i] : ends[i]] in (b"\n", b"\r\n")]:
-                keep = np.delete(np.arange(len(ends)), blank)
-                text = b"".join(text[starts[i] : ends[i]] for i in keep)
-                ends = np.cumsum(lengths[keep])
-            if len(ends):
-                return _Rows(text, ends)
-
-    def _more(self) -> None:
-        """Read a block and find the line breaks that are not inside quotes."""
-        data = self._stream.read(BLOCK)
-        if not data:
-            self._done = True
-            if self._quoted:
-                raise InputError(f"{self._path} ends inside a quote: it is broken or cut off")
-            if not self._buffer or (len(self._ends) and self._ends[-1] == len(self._buffer)):
-                return
-            data = b"\n"  # the last line has no line break
-        values = np.frombuffer(data, np.uint8)
-        breaks = np.flatnonzero(values == NEWLINE)
-        quotes = np.flatnonzero(values == QUOTE) if b'"' in data else np.empty(0, np.int64)
-        breaks = breaks[(np.searchsorted(quotes, breaks) + self._quoted) % 2 == 0]
-        self._quoted = bool((len(quotes) + self._quoted) % 2)
-        self._ends = np.concatenate((self._ends, breaks + len(self._buffer) + 1))
-        self._buffer += data
-
-
-@contextmanager
-def _records(file: File) -> Iterator[tuple[_Records, list[str]]]:
-    """Open a CSV behind its header, and give the names in that."""
-    with ExitStack() as stack:
-        raw = stack.enter_context(file.path.open("rb"))
-        packed = file.path.name.lower().endswith(".gz")
-        stream: BinaryIO = stack.enter_context(gzip.open(raw)) if packed else raw  # type: ignore[assignment]
-        records = _Records(file.path, stream, raw)
-        head = records.take(1)
+        where = f"{file.path} between row {first} and row {first + len(fields) - 1}"
         try:
-            names = next(csv.reader([head.text.decode("utf-8-sig")] if head else []), [])
-        except (UnicodeDecodeError, csv.Error):
-            raise InputError(f"{file.path} has no readable header: save it as CSV in UTF-8") from None
-        yield records, names
+            table = pl.read_csv(text, has_header=False, schema=dict.fromkeys(names, pl.String), raise_if_empty=False)
+        except pl.exceptions.PolarsError as error:
+            why = "is not UTF-8: save it as UTF-8" if "utf-8" in str(error) else "is no proper CSV: mend it"
+            raise InputError(f"{where} {why}") from None
+        if table.height != len(fields):
+            raise InputError(f"{where} has a quote out of place: mend it")
+        yield table, share
+        first += len(fields)
+
+
+def _header(file: File, line: bytes) -> list[str]:
+    try:
+        names = next(csv.reader([line.decode("utf-8-sig")]))
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{file.path} has no readable header: save it as CSV in UTF-8") from None
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise InputError(f"{file.path} has the column {twice[0]!r} twice: rename or remove one")
+    return names
+
+
+def _records(file: File) -> Iterator[tuple[bytes, Numbers, Numbers, float]]:
+    """Cut a CSV into blocks of whole rows: at line breaks that are not inside quotes, blank lines left out.
+
+    Yields:
+        The text, the length and the number of fields of each row in it, the share of the file that was read.
+    """
+    with file.path.open("rb") as raw:
+        stream = gzip.GzipFile(fileobj=raw) if file.path.name.lower().endswith(".gz") else raw
+        rest = b""
+        while (data := stream.read(BLOCK)) or rest:
+            text = rest + (data or b"\n")  # the last line may have no line break
+            values = np.frombuffer(text, np.uint8)
+            bare = ~np.logical_xor.accumulate(values == QUOTE) if b'"' in text else np.ones(len(text), bool)
+            ends = np.flatnonzero((values == NEWLINE) & bare) + 1
+            cut = int(ends[-1]) if len(ends) else 0
+            text, rest = text[:cut], text[cut:]
+            if rest and not data:
+                raise InputError(f"{file.path} ends inside a quote: it is broken or cut off")
+            if len(rest) > MOST:
+                raise InputError(f"{file.path} has a row of more than {MOST >> 20} MB: a quote is not closed")
+            lengths = np.diff(ends, prepend=0)
+            fields = np.diff(np.searchsorted(np.flatnonzero((values == COMMA) & bare), ends), prepend=0) + 1
+            blank = (lengths == 1) | ((lengths == 2) & (values[ends - lengths] == RETURN))
+            if blank.any():
+                text = values[:cut][np.repeat(~blank, lengths)].tobytes()
+                lengths, fields = lengths[~blank], fields[~blank]
+            if text:
+                yield text, lengths, fields, raw.tell() / file.size
 
 
 @contextmanager
@@ -272,18 +232,6 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn the many ways in which a file cannot be read into one sentence."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or "it is broken or cut off"
-    except (EOFError, zlib.error, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        reason = "it is broken or cut off"
-    else:
-        return
-    raise InputError(f"{path} cannot be read: {reason}")
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.name.lower().endswith(".parquet")
-
-
-def _height(lazy: pl.LazyFrame) -> int:
-    return int(lazy.select(pl.len()).collect().item())
+    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = getattr(error, "strerror", None) or "it is broken or cut off"
+        raise InputError(f"{path} cannot be read: {reason}") from None

@@ -1,135 +1,162 @@
-"""Put the service together: routes found in their folder, pages given by the caller."""
+"""The application: every request passes here; routes are answered here, the pages for people by FastAPI."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import pkgutil
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from types import ModuleType
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 from ..settings import Settings
-from . import routes
-from .hot import Handlers, Service, failed
-from .predictor import Model, State
-from .problems import SCHEMA, problem, response
+from ..store.events import Request
+from ..telemetry.metrics import DURATION, REQUESTS
+from . import openapi, routes
+from .answers import FAILED, PAGE, Answer, Call, Handler, Headers, Refused, problem, wrong_method
+from .security import Guard
+from .state import State
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+HEAD_START = 0.3  # seconds for the first predictions, before the imports of the pages slow them down
+LOGGED = "/v1/"  # the log keeps the traffic of the API; the metrics keep all
+SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 log = structlog.get_logger(__name__)
 
 
-def create(
-    settings: Settings, pages: Sequence[APIRouter] = (), late: Callable[[], Sequence[APIRouter]] = tuple
-) -> Service:
-    """Make the ASGI application.
-
-    Each module in `routes` may offer ``router(state)``, ``hot(state)`` (handlers by method and path,
-    dispatched before FastAPI) and ``describe(state, document)`` (adds hot routes to the OpenAPI document).
+class Service:
+    """The ASGI application. Its start loads the champion, its end flushes the log.
 
     Args:
-        settings: of the project.
-        pages: routers for people; they do not appear in OpenAPI.
-        late: gives more pages; it is called once predictions can be made, because their imports are slow.
-
-    Returns:
-        The application; its start loads the champion, its end flushes the log.
-
-    Raises:
-        ProjectError: the store cannot be used.
+        settings: of the project; `ProjectError` says that the store cannot be used.
+        pages: names of modules with pages; imported once predictions can be made, because that is slow.
     """
-    state = State(settings)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with state.running():
-            service.late = asyncio.create_task(add_late())
-            yield
-            await service.late
+    def __init__(self, settings: Settings, pages: Sequence[str] = ()) -> None:
+        self._state, self._modules = State(settings), pages
+        self._routes: dict[str, dict[str, Handler]] = {}
+        self._routes["/openapi.json"] = {"GET": lambda _: openapi.answer(self._state, self._routes)}
+        for item in pkgutil.iter_modules(routes.__path__):
+            module = importlib.import_module(f"{routes.__name__}.{item.name}")
+            for (method, path), handler in module.handlers(self._state).items():
+                self._routes.setdefault(path, {})[method] = handler
+        self._guard = Guard(settings)
+        self._limit = int(settings.serving.max_body_mb * 1e6)
+        self._meters: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
-    app = FastAPI(
-        title=settings.project.title,
-        description=settings.project.description,
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        exception_handlers={HTTPException: _refused, RequestValidationError: _unfit, Exception: _failed},
-    )
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection as ASGI says."""
+        if scope["type"] != "http":
+            await self._live(receive, send)
+            return
+        path, headers, started = scope["path"], dict(scope["headers"]), time.perf_counter()
+        methods = self._routes.get(path)
+        answer = self._guard.refuse(scope["method"], path, headers)
+        if answer is None:
+            if methods is None:
+                await self._page(scope, receive, send, _echoed(headers))
+                return
+            body = await self._body(receive, headers)
+            if body is None:
+                return  # the caller is gone
+            started = time.perf_counter()
+            answer = body if isinstance(body, Answer) else await _answer(methods, scope, headers, body)
+        kind, size = (b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body))
+        sent = [kind, size, *answer.headers, *_echoed(headers)]
+        await send({"type": "http.response.start", "status": answer.status, "headers": sent})
+        await send({"type": "http.response.body", "body": answer.body})  # the server leaves it out of a HEAD
+        self._count(path if methods else "refused", answer.status, time.perf_counter() - started)
 
-    def add(more: Callable[[], Sequence[APIRouter]]) -> None:
-        for page in more():
-            app.include_router(page, include_in_schema=False)
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Start with the server and end with it."""
+        await receive()
+        async with self._state.running():
+            self._pages = asyncio.create_task(self._late())
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self._pages.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
 
-    async def add_late() -> None:
+    async def _late(self) -> App:
+        await asyncio.sleep(HEAD_START)
+        pages = await asyncio.to_thread(importlib.import_module, ".pages", __package__)
+        app: App = await asyncio.to_thread(pages.application, self._state.settings, self._modules)
+        return app
+
+    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes | Answer | None:
+        """Read the body within the limit; None if the caller left."""
+        announced, size, more = int(headers.get(b"content-length", 0)), 0, True
+        pieces: list[bytes] = []
+        while more and max(size, announced) <= self._limit:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            pieces.append(message.get("body", b""))
+            size, more = size + len(pieces[-1]), message.get("more_body", False)
+        if max(size, announced) > self._limit:
+            detail = f"the body is larger than {self._limit / 1e6:g} MB: send fewer rows at a time"
+            return problem(413, "too-large", detail)
+        return b"".join(pieces)
+
+    async def _page(self, scope: Message, receive: Receive, send: Send, echoed: Headers) -> None:
+        """Let FastAPI answer; a HEAD is a GET whose body the server leaves out."""
+        started, status = time.perf_counter(), 500
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                present = {name for name, _ in message["headers"]}
+                added = [header for header in PAGE if header[0] not in present]
+                message["headers"] = [*message["headers"], *added, *echoed]
+            await send(message)
+
         try:
-            await asyncio.to_thread(add, late)
-        except Exception:  # the predictions go on
-            log.exception("a page cannot be served")
+            pages = await asyncio.shield(self._pages)
+            await pages(inner, receive, sending)
+        except Exception:  # FastAPI has answered 500 by now
+            log.exception("request failed", path=scope["path"])
+        self._count(getattr(inner.get("route"), "path", "unknown"), status, time.perf_counter() - started)
 
-    add(lambda: pages)
-    found = [
-        importlib.import_module(f"{routes.__name__}.{item.name}") for item in pkgutil.iter_modules(routes.__path__)
-    ]
-    handlers: Handlers = {}
-    for module in found:
-        if hasattr(module, "router"):
-            app.include_router(module.router(state))
-        if hasattr(module, "hot"):
-            handlers |= module.hot(state)
-    app.openapi = _openapi(app, state, found)  # type: ignore[method-assign]
-    service = Service(app, handlers, settings, state.events)
-    return service
-
-
-def _openapi(app: FastAPI, state: State, modules: Sequence[ModuleType]) -> Callable[[], dict[str, Any]]:
-    """Return the function that gives the OpenAPI document, made anew when the champion changes."""
-    made: list[tuple[Model | None, dict[str, Any]]] = []
-
-    def openapi() -> dict[str, Any]:
-        model = state.model
-        if not made or made[0][0] is not model:
-            version = model.version if model else "no model"
-            document = get_openapi(title=app.title, version=version, description=app.description, routes=app.routes)
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            schemas["Problem"] = SCHEMA
-            for module in modules:
-                if hasattr(module, "describe"):
-                    module.describe(state, document)
-            if state.settings.serving.key_hashes:
-                document["components"]["securitySchemes"] = {
-                    "bearer": {"type": "http", "scheme": "bearer"},
-                    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                }
-                document["security"] = [{"bearer": []}, {"header": []}]
-            made[:] = [(model, document)]
-        return made[0][1]
-
-    return openapi
+    def _count(self, route: str, status: int, seconds: float) -> None:
+        """Count the request, with labels that are bound once."""
+        meter = self._meters.get((route, status))
+        if meter is None:
+            meter = REQUESTS.labels(route, str(status)).inc, DURATION.labels(route).observe
+            self._meters[route, status] = meter
+        meter[0]()
+        meter[1](seconds)
+        if route.startswith(LOGGED):
+            self._state.events.append(Request(time.time(), route, status, seconds))
 
 
-async def _refused(request: Request, error: Any) -> Response:
-    allowed: dict[str, str] = error.headers or {}
-    if error.status_code == 405 and request.method == "OPTIONS":
-        return Response(status_code=204, headers=allowed)
-    codes = {404: ("not-found", "there is nothing at this address: GET /openapi.json lists what there is")}
-    codes[405] = ("method", "this address does not know that method: see Allow")
-    code, detail = codes.get(error.status_code, ("refused", str(error.detail)))
-    headers = tuple((name.lower().encode(), value.encode()) for name, value in allowed.items())
-    return response(problem(error.status_code, code, detail, headers=headers))
+async def _answer(
+    methods: Mapping[str, Handler], scope: Message, headers: Mapping[bytes, bytes], body: bytes
+) -> Answer:
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    if method not in methods:
+        return wrong_method(method, ", ".join(sorted(methods)))
+    try:
+        answer = methods[method](Call(body, headers, scope["query_string"], time.perf_counter()))
+        return answer if isinstance(answer, Answer) else await answer
+    except Refused as refusal:
+        refused: Answer = refusal.args[0]
+        return refused
+    except Exception:
+        log.exception("request failed", path=scope["path"])
+        return FAILED
 
 
-async def _unfit(_: Request, error: Any) -> Response:
-    places = ", ".join(".".join(str(part) for part in item["loc"][:2]) for item in error.errors()[:10])
-    return response(problem(422, "invalid", f"these parameters do not fit: {places}"))
-
-
-async def _failed(_: Request, __: Exception) -> Response:
-    return response(failed())
+def _echoed(headers: Mapping[bytes, bytes]) -> Headers:
+    """Return the caller's X-Request-ID as a header to echo, if it is safe text."""
+    value = headers.get(b"x-request-id")
+    return ((b"x-request-id", value),) if value and SAFE_ID.fullmatch(value) else ()

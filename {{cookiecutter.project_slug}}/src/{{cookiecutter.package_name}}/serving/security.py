@@ -1,64 +1,54 @@
-"""Who may call, from where, and the headers that protect a browser: the same for hot and cold routes."""
+"""Who may call, and from where: the same for all routes."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
-import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ..errors import ProjectError
 from ..settings import Settings
-from .problems import Answer, Headers, problem
+from .answers import Answer, problem
 
 OPEN = "/health/"  # probes carry no keys
-SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_COMMON: Headers = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-API: Headers = (
-    *_COMMON,
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cache-control", b"no-store"),
-)
-PAGE: Headers = (
-    *_COMMON,
-    (
-        b"content-security-policy",
-        b"default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; object-src 'none'; "
-        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    ),
-)
+API = "/v1/"  # programs call this, with a key in a header; a browser asks its user for the key of all else
 
 
 class Guard:
-    """Holds a request's key against the stored hashes; without hashes everything passes.
+    """Holds a request's key against the hashes of the settings; without hashes everything passes."""
 
-    Args:
-        hashes: SHA-256 of the keys, hex.
-    """
-
-    def __init__(self, hashes: Sequence[str]) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Keep the hashes."""
-        self._hashes = tuple(hashes)
+        self._hashes = settings.serving.key_hashes
+        self._realm = f'Basic realm="{settings.project.slug}", charset="UTF-8"'.encode()
 
-    def refuse(self, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
-        """Return the refusal of a request, or None if it may pass."""
+    def refuse(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """Return the refusal of a request, or None if it may pass.
+
+        A page may also be opened with HTTP Basic: any user, the key as password. The API takes no such key, because
+        a browser would add it to requests that other sites make.
+        """
         if not self._hashes or path.startswith(OPEN):
             return None
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        key = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
-        digest = hashlib.sha256(key).hexdigest()
+        page = method in ("GET", "HEAD") and not path.startswith(API)
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if page and scheme.lower() == b"basic":
+            try:
+                key = base64.b64decode(key).partition(b":")[2]
+            except ValueError:
+                key = b""
+        elif scheme.lower() != b"bearer":
+            key = headers.get(b"x-api-key", b"")
+        digest = hashlib.sha256(key.strip()).hexdigest()
         if sum(hmac.compare_digest(digest, known) for known in self._hashes):  # no early end: constant time
             return None
         detail = "this service wants a key: send it as Authorization: Bearer KEY or as X-API-Key"
-        return problem(401, "unauthorized", detail, headers=((b"www-authenticate", b"Bearer"),))
-
-
-def request_id(headers: Mapping[bytes, bytes]) -> Headers:
-    """Return the caller's X-Request-ID as a header to echo, if it is safe text."""
-    value = headers.get(b"x-request-id")
-    return ((b"x-request-id", value),) if value and SAFE_ID.fullmatch(value) else ()
+        return problem(
+            401, "unauthorized", detail, headers=((b"www-authenticate", self._realm if page else b"Bearer"),)
+        )
 
 
 def new_key() -> tuple[str, str]:
@@ -68,11 +58,7 @@ def new_key() -> tuple[str, str]:
 
 
 def check_exposure(settings: Settings, host: str) -> None:
-    """Refuse to be reachable from other machines without keys.
-
-    Raises:
-        ProjectError: ``host`` is not loopback and no key is set.
-    """
+    """Raise `ProjectError` if other machines can reach ``host`` and no key is set."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -109,35 +109,37 @@ def latest_checks(store: Store, kind: str | None = None) -> list[Row]:
 def predictions_frame(
     store: Store, signature: Signature, version: str, since: datetime | None = None, limit: int = 100_000
 ) -> pl.DataFrame:
-    """Return the newest predictions of one model version as a table.
+    """Return predictions of one model version as a table, newest first.
 
     Args:
         store: the log.
         signature: of that version; its inputs and outputs become typed columns.
         version: the model version.
         since: only newer ones.
-        limit: at most so many, the newest.
+        limit: at most so many; of more every k-th by time and source row, so that all of the time is seen alike.
 
     Returns:
         Columns ``id``, ``time``, ``source``, ``latency_ms``, ``actual`` (JSON text or null), then inputs and outputs.
     """
+    wanted = predictions.c.model_version == version
+    if since is not None:
+        wanted &= predictions.c.time >= since
+    order = (predictions.c.time.desc(), predictions.c.row, predictions.c.id)
+    columns = (predictions.c[name] for name in ("id", "time", "source", "latency_ms", "inputs", "output"))
     query = (
-        select(
-            predictions.c.id,
-            predictions.c.time,
-            predictions.c.source,
-            predictions.c.latency_ms,
-            predictions.c.inputs,
-            predictions.c.output,
-            feedback.c.actual,
-        )
+        select(*columns, feedback.c.actual)
         .join(feedback, feedback.c.prediction_id == predictions.c.id, isouter=True)
-        .where(predictions.c.model_version == version)
-        .order_by(predictions.c.time.desc())
+        .order_by(*order)
         .limit(limit)
     )
-    if since is not None:
-        query = query.where(predictions.c.time >= since)
+    with store.read() as connection:
+        every = -(-connection.execute(select(func.count()).where(wanted)).scalar_one() // limit)
+    if every > 1:
+        place = func.row_number().over(order_by=order).label("place")
+        numbered = select(predictions.c.id, place).where(wanted).subquery()
+        query = query.join(numbered, numbered.c.id == predictions.c.id).where(numbered.c.place % every == 0)
+    else:
+        query = query.where(wanted)
     with store.read() as connection:
         found = connection.execute(query).all()
     frame = pl.DataFrame(

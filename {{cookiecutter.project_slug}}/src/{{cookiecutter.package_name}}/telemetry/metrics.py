@@ -18,7 +18,8 @@ PREDICTIONS = Counter("predictions_total", "Rows scored.", ("model_version", "so
 REJECTED = Counter("rejected_rows_total", "Rows refused or quarantined.", ("source",))
 RUNS = Counter("pipeline_runs_total", "Batch runs ended.", ("status",))
 DROPPED = Gauge("events_dropped", "Events that did not reach the log; must stay 0.", multiprocess_mode="livesum")
-CHAMPION = Gauge("model_info", "1 for the version that is served.", ("version",), multiprocess_mode="livemax")
+MODEL = Gauge("model_info", "1 for the version that is served.", ("version",), multiprocess_mode="livemax")
+LOAD_FAILURES = Counter("model_load_failures_total", "Attempts to load a champion that failed.")
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 

@@ -14,48 +14,34 @@
     tooltip: { theme: "page", disableDefaultStyle: true },
   };
 
-  async function draw(chart) {
-    const figure = document.getElementById(`chart-${chart.id}`);
+  async function draw(id, spec) {
+    const figure = document.getElementById(`chart-${id}`);
     if (!figure) return;
     const plot = figure.querySelector(".plot");
-    const empty = figure.querySelector(".empty");
-    const before = drawn.get(chart.id);
-    say(figure.querySelector(".about"), chart.about);
-    if (!chart.spec) {
-      if (before) before.view.finalize();
-      drawn.delete(chart.id);
-      plot.replaceChildren();
-      empty.replaceChildren(...chart.empty.split("`").map((piece, n) => (n % 2 ? code(piece) : piece)));
-      empty.hidden = false;
-      return;
-    }
-    empty.hidden = true;
-    const { data, description, ...rest } = chart.spec;
+    const before = drawn.get(id);
+    const { data, ...rest } = spec ?? {};
     const shape = JSON.stringify(rest);
-    const rows = JSON.stringify(data.values);
-    if (before && before.shape === shape) {
+    const rows = JSON.stringify(data?.values);
+    if (before && spec && before.shape === shape) {
       if (before.rows === rows) return;
-      const change = window.vega.changeset().remove(() => true).insert(data.values);
-      await before.view.change(data.name, change).runAsync(); // in place: nothing flickers
-      drawn.set(chart.id, { shape, rows, view: before.view });
+      await before.view.data(data.name, data.values).runAsync(); // in place: nothing flickers
+      drawn.set(id, { ...before, rows });
       return;
     }
     if (before) before.view.finalize();
+    drawn.delete(id);
+    plot.replaceChildren();
+    if (!spec) return;
     try {
-      const { view } = await window.vegaEmbed(plot, chart.spec, options);
-      drawn.set(chart.id, { shape, rows, view });
+      const description = figure.querySelector(".about").textContent;
+      const { view } = await window.vegaEmbed(plot, { ...spec, description }, options);
+      drawn.set(id, { shape, rows, view });
     } catch (error) {
-      drawn.delete(chart.id);
       plot.replaceChildren();
+      const empty = figure.querySelector(".empty");
       empty.textContent = `This chart cannot be drawn: ${error.message}`;
       empty.hidden = false;
     }
-  }
-
-  function code(text) {
-    const element = document.createElement("code");
-    element.textContent = text;
-    return element;
   }
 
   function say(element, text) {
@@ -66,10 +52,19 @@
   function show(name, html) {
     if (parts.get(name) === html) return;
     const place = document.getElementById(name);
+    parts.set(name, html);
+    if (name === "charts") {
+      const fresh = document.createElement("template"); // only the words: the drawings stay
+      fresh.innerHTML = html;
+      for (const words of fresh.content.querySelectorAll(".about, .empty")) {
+        const { id } = words.closest("figure");
+        place.querySelector(`#${id} .${words.className}`).replaceWith(words);
+      }
+      return;
+    }
     const focused = place.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
     place.innerHTML = html;
     if (focused) place.querySelector(`[aria-label="${focused}"]`)?.focus({ preventScroll: true });
-    parts.set(name, html);
   }
 
   let busy = false;
@@ -81,7 +76,7 @@
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       const data = await answer.json();
       for (const [name, html] of Object.entries(data.parts)) show(name, html);
-      for (const chart of data.charts) await draw(chart);
+      for (const [id, spec] of Object.entries(data.charts)) await draw(id, spec);
       document.body.classList.remove("away");
       say(told, `As of ${data.status.time.slice(0, 19).replace("T", " ")} UTC, refreshed every ${REFRESH / 1000} s.`);
     } catch (error) {

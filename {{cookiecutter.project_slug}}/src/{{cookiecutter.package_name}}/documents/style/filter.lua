@@ -106,10 +106,14 @@ function Pandoc(doc)
   })
 end
 
--- A drawing stands in the page itself, so that its text can be found and read aloud.
+-- A drawing stands in the page itself, so that its text can be found and read aloud; Word gets it as pixels.
 function Image(image)
   if FORMAT:match("html") and image.src:match("%.svg$") then
     image.classes:insert("inline-svg")
+    return image
+  end
+  if FORMAT:match("docx") then
+    image.src = image.src:gsub("(/figures/%w+)%.svg$", "%1.png")
     return image
   end
 end

@@ -1,1 +1,1 @@
-"""One thin file a protocol or page; each is found by being here, and can be deleted."""
+"""One thin file a protocol, found by listing the folder; each offers ``handlers(state)``."""

@@ -1,0 +1,67 @@
+"""Health, metrics, the model in service, and the API page with every file served from here."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from ...models.registry import CHAMPION
+from ...telemetry.metrics import exposition
+from ..answers import NO_CHAMPION, PAGE, Answer, Handler, Handlers
+from ..state import State
+
+STATIC = {"swagger-ui.css": b"text/css", "swagger-ui-bundle.js": b"text/javascript", "favicon.png": b"image/png"}
+API_PAGE = (Path(__file__).parents[1] / "docs.html").read_bytes()
+START = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null });\n'
+
+
+def handlers(state: State) -> Handlers:
+    """Return the handlers."""
+    metrics = b"text/plain; version=0.0.4; charset=utf-8"
+    return {
+        ("GET", "/health/live"): lambda _: _json({"live": True}),
+        ("GET", "/health/ready"): lambda _: _ready(state),
+        ("GET", "/metrics"): lambda _: asyncio.to_thread(lambda: Answer(200, exposition(), metrics)),
+        ("GET", "/v1/model"): lambda _: _model(state),
+        ("GET", "/docs"): lambda _: Answer(200, API_PAGE, b"text/html; charset=utf-8", PAGE),
+        ("GET", "/docs/start.js"): lambda _: Answer(200, START, b"text/javascript", PAGE),
+        **{("GET", f"/docs/static/{name}"): _file(name, kind) for name, kind in STATIC.items()},
+    }
+
+
+def _json(value: object, status: int = 200) -> Answer:
+    return Answer(status, msgspec.json.encode(value))
+
+
+def _ready(state: State) -> Answer:
+    version, reason = state.served.bundle.version if state.served else None, state.trouble
+    if version and reason:
+        reason = f"version {version} goes on, because the new champion is not usable: {reason}"
+    return _json({"ready": bool(version), "model_version": version, "reason": reason}, 200 if version else 503)
+
+
+def _model(state: State) -> Answer:
+    if state.served is None:
+        return NO_CHAMPION
+    bundle = state.served.bundle
+    return _json(
+        {
+            "version": bundle.version,
+            "alias": CHAMPION,
+            "runtime": bundle.manifest["runtime"],
+            "imported_at": bundle.provenance["imported_at"],
+            "metrics": bundle.metrics,
+            "signature": bundle.signature.to_json(),
+        }
+    )
+
+
+def _file(name: str, kind: bytes) -> Handler:
+    def read() -> Answer:
+        content = (files("fastapi_offline") / "static" / name).read_bytes()
+        return Answer(200, content, kind, (*PAGE, (b"cache-control", b"max-age=3600")))
+
+    return lambda _: asyncio.to_thread(read)
