@@ -33,7 +33,7 @@ def ready(port: int) -> bool:
 
 def shoot(page: Page, base: str) -> None:
     """Take a picture of each page."""
-    page.goto(f"{base}/status?range=24")
+    page.goto(f"{base}/status?range=24h")
     page.wait_for_selector("main svg")
     page.wait_for_timeout(1500)  # charts are drawn one after the other
     for scheme, name in (("light", "status"), ("dark", "status-dark")):

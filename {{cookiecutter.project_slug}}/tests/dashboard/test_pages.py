@@ -153,5 +153,8 @@ def test_the_chart_library_is_made_once_and_mended(settings: Settings, monkeypat
 
 @pytest.mark.slow
 def test_the_chart_library_holds_what_the_page_calls(settings: Settings) -> None:
+    with client(settings) as http:
+        page = http.get("/static/dashboard.js").text
     script = gzip.decompress(vega(settings)).decode()
+    assert set(re.findall(r"window\.(\w+)", page)) == {"vegaEmbed"}
     assert "window.vegaEmbed=" in script.replace(" ", "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from ..models.bundle import Bundle
 from ..models.profile import Distribution
@@ -54,7 +54,7 @@ def noise(expected: Counts, actual: Counts) -> float:
     bins = len(_shares(expected, actual)[0])
     if bins < 2 or not np.sum(expected) or not np.sum(actual):
         return 0.0
-    return float(chi2.ppf(SURE, bins - 1) * (1 / np.sum(expected) + 1 / np.sum(actual)))
+    return float(chdtri(bins - 1, 1 - SURE) * (1 / np.sum(expected) + 1 / np.sum(actual)))
 
 
 def _shares(expected: Counts, actual: Counts) -> tuple[np.ndarray, np.ndarray]:
