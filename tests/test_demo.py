@@ -114,7 +114,7 @@ def test_the_status_page_shows_live_numbers_in_a_browser(shown, environment):
         expect(page.locator("main svg, main canvas").first).to_be_visible(timeout=60_000)
         assert "20,4" in page.inner_text("main")  # 19,600 of the batch and 800 of the API
         page.goto(f"{address}/docs")
-        expect(page.locator("text=/v1/predict").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("/v1/predict").first).to_be_visible(timeout=60_000)
         page.goto(f"{address}/documents/")
         expect(page.locator("a", has_text="Final Model Report").first).to_be_visible()
         browser.close()

@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 
 from project.models.registry import CHAMPION, Registry
-from project.settings import Settings
+from project.settings import PREFIX, Settings
 from project.store.database import Store
 from project.store.events import add_traffic
 from project.store.tables import checks, feedback, model_events, predictions, quarantine, runs
 
 Requests = Counter[tuple[float, str, int, float]]
+
+
+@pytest.fixture(autouse=True)
+def _every_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show all sections, whatever this project was made for; tests of the other modes set theirs."""
+    monkeypatch.setenv(f"{PREFIX}PROJECT__MODE", "both")
 
 
 class Log:

@@ -3,7 +3,7 @@ import pytest
 
 from project.example import bike_demand, dataset
 from project.example.train import signature
-from project.validation import check_frame
+from project.validation import ROW, check_frame
 
 SIGNATURE = signature(bike_demand)
 
@@ -70,7 +70,7 @@ def test_exactly_the_share_asked_for_is_refused(share):
     assert spoiled.equals(bike_demand.bad(frame, share, 5))
     checked = check_frame(SIGNATURE, spoiled)
     assert checked.bad.height == round(share * 400)
-    assert checked.good.drop("row").equals(frame[(checked.good["row"] - 1).to_list()])
+    assert checked.good.drop(ROW).equals(frame[(checked.good[ROW] - 1).to_list()])
 
 
 def test_bad_rows_show_every_kind_of_fault():

@@ -4,7 +4,7 @@ import pytest
 from project.errors import ProjectError
 from project.example import customer_churn, dataset
 from project.example.train import signature
-from project.validation import check_frame
+from project.validation import ROW, check_frame
 
 SIGNATURE = signature(customer_churn)
 
@@ -63,7 +63,7 @@ def test_exactly_the_share_asked_for_is_refused(share):
     frame = inputs(customer_churn.rows(400, 1))
     checked = check_frame(SIGNATURE, customer_churn.bad(frame, share, 5))
     assert checked.bad.height == round(share * 400)
-    assert checked.good.drop("row").equals(frame[(checked.good["row"] - 1).to_list()])
+    assert checked.good.drop(ROW).equals(frame[(checked.good[ROW] - 1).to_list()])
 
 
 def test_the_setting_finds_the_example():

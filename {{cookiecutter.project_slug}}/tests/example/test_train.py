@@ -1,4 +1,5 @@
 import json
+import pkgutil
 
 import numpy as np
 import onnxruntime
@@ -9,6 +10,7 @@ from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
 from typer.testing import CliRunner
 
+from project import example
 from project.commands.example import app
 from project.errors import ProjectError
 from project.example import dataset
@@ -19,7 +21,9 @@ from project.signature import Signature
 from project.validation import check_frame
 
 TREES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
-EXAMPLES = ("bike-demand", "customer-churn")
+# What this project came with.
+EXAMPLES = sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(example.__path__) if "_" in found.name)
+EXAMPLE = EXAMPLES[0]
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)
@@ -95,7 +99,7 @@ def test_it_converts_to_onnx_exactly(trained):
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path):
-    settings = Settings(root=tmp_path, project=Project(example="bike-demand"))
+    settings = Settings(root=tmp_path, project=Project(example=EXAMPLE))
     one, two = (train(settings, tmp_path / name, rows=1000, seed=3) for name in ("one", "two"))
     assert one.metrics == two.metrics
     assert (tmp_path / "one/sample.csv").read_bytes() == (tmp_path / "two/sample.csv").read_bytes()
@@ -103,14 +107,14 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
 
 def test_too_few_rows_are_refused(tmp_path):
     with pytest.raises(ProjectError, match="--rows 500 or more"):
-        train(Settings(root=tmp_path, project=Project(example="bike-demand")), rows=10)
+        train(Settings(root=tmp_path, project=Project(example=EXAMPLE)), rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     (tmp_path / "config").mkdir()
-    (tmp_path / "config/settings.toml").write_text('[project]\nexample = "bike-demand"\n')
+    (tmp_path / "config/settings.toml").write_text(f'[project]\nexample = "{EXAMPLE}"\n')
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: object):
@@ -126,15 +130,16 @@ def test_rows_and_their_truth_go_to_two_files(run, tmp_path, suffix):
     assert "50 synthetic rows" in result.output
     read = pl.read_csv if suffix == "csv" else pl.read_parquet
     rows, truth = read(tmp_path / f"new/rows.{suffix}"), read(tmp_path / f"truth.{suffix}")
-    assert "rentals" not in rows.columns
+    target = dataset(EXAMPLE).TARGET.name
+    assert target not in rows.columns
     assert truth.columns == ["row", "actual"]
     assert truth["row"].to_list() == list(range(1, 51))
-    assert truth["actual"].to_list() == dataset("bike-demand").rows(50, 9)["rentals"].to_list()
+    assert truth["actual"].to_list() == dataset(EXAMPLE).rows(50, 9)[target].to_list()
 
 
 def test_some_rows_can_be_broken(run, tmp_path):
     assert "10 of them broken" in run("rows", "--rows", 100, "--bad", 0.1, "--output", "rows.csv").output
-    signature = Signature("", "regression", None, dataset("bike-demand").COLUMNS, ())
+    signature = Signature("", "regression", None, dataset(EXAMPLE).COLUMNS, ())
     rows = pl.read_csv(tmp_path / "rows.csv", infer_schema=False)
     assert check_frame(signature, rows).bad.height == 10
 
