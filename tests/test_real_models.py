@@ -142,5 +142,5 @@ def test_from_a_trained_file_to_signed_documents(name, default_project, environm
     ).stdout
     assert version in text
     headline = metrics["rmse"] if name == "diabetes" else metrics["accuracy"]
-    assert f"{headline:.3g}" in text
+    assert f"{headline:.4g}" in text
     assert next(iter(rows[0])) in text.replace("\n", " ")
