@@ -4,6 +4,13 @@ PYTHON ?= python3
 DEMO ?= build/demo
 OUT ?= ..
 JOBS ?= 2
+HAVE_UV := $(shell command -v uv 2>/dev/null)
+UV := $(if $(HAVE_UV),$(HAVE_UV),build/uv/bin/uv)
+PIP := -m pip install --quiet --disable-pip-version-check
+# A Python without pip (Debian splits it off) gets one in a throw-away environment.
+GET_UV = $(PYTHON) $(PIP) --target build/uv uv 2>/dev/null || { $(PYTHON) -m venv build/pip 2>/dev/null && \
+	build/pip/bin/python $(PIP) --target build/uv uv; } || { \
+	echo "error: this Python has neither pip nor venv: install them (python3-venv on Debian)" >&2; exit 1; }
 TOOLS := build/tools
 BIN := $(TOOLS)/bin
 PROJECT_LOCK := {{cookiecutter.project_slug}}/requirements.lock
@@ -67,10 +74,8 @@ help: ## Show this list
 $(TOOLS)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "error: Python 3.11 or newer is needed: name one, for example make demo PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "error: this Python cannot make environments: install its venv package (python3-venv on Debian)" >&2; exit 1; }
 	@echo "Installing the template's tools into $(TOOLS)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(TOOLS)
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@test -x "$(UV)" || { $(GET_UV); }
+	@test -x $(BIN)/python || "$(UV)" venv --quiet --python $(PYTHON) $(TOOLS)
+	@"$(UV)" pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@touch $@
