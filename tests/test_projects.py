@@ -34,8 +34,7 @@ CHOSEN = {
 
 def run(project: Path, python: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a module of the shared environment inside a project."""
-    known = {key: value for key, value in os.environ.items() if key != "CI"}
-    environment = known | {"PYTHONPATH": str(project / "src")} | variables
+    environment = os.environ | {"PYTHONPATH": str(project / "src")} | variables
     return subprocess.run(
         [python, "-m", *arguments],
         cwd=project,
