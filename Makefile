@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: demo test new try check sync lock pictures bench environment clean help
+.PHONY: demo test new try check sync lock pictures bench bench-batch environment clean help
 
 demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
 	@$(BIN)/python scripts/render.py $(DEMO)
@@ -57,6 +57,9 @@ pictures: $(TOOLS)/.installed ## Take the pictures of README and docs from the d
 
 bench: $(TOOLS)/.installed ## Measure what a new user waits for, and write benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/foundation.py
+
+bench-batch: team ## Measure batches: pandas, ONNX Runtime, one and two workers, Spark; write benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/batch.py
 
 environment: $(TOOLS)/.installed ## Make build/env, the one environment in which tests run rendered projects
 	@cmp -s "$(PROJECT_LOCK)" build/env/requirements.lock || { \

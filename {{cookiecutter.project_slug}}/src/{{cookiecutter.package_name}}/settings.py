@@ -81,13 +81,29 @@ class Serving(Section):
 class Pipeline(Section):
     """Batch runs.
 
-    ``quarantine_limit`` is the share of bad rows above which nothing is published; ``log_rows`` writes each
-    prediction to the log, not only the run.
+    ``input``, ``output`` and ``sinks`` are paths or URLs, used when the command line gives none. A CSV's
+    ``delimiter`` and ``encoding`` are found if they are empty; ``unpack_ratio`` is how many times its size a
+    compressed file may grow. A database or store may be away for ``patience_seconds``. ``quarantine_limit`` is the
+    share of bad rows above which nothing is published; ``log_rows`` writes each prediction to the log, not only the
+    run.
+
+    ``engine`` is a module of ``pipeline/engines``, and all give the same bytes: ``local`` has ``workers`` processes
+    (0: one a core), ``spark`` the cluster at ``spark_master`` (empty: as Spark itself is configured).
     """
 
+    input: str = ""
+    output: str = ""
+    sinks: tuple[str, ...] = ()
+    delimiter: Literal["", ",", ";", "\t", "|"] = ""
+    encoding: str = ""
+    unpack_ratio: Positive = 200
+    patience_seconds: Annotated[float, Field(ge=0)] = 120
     chunk_rows: Count = 65_536
     quarantine_limit: Share = 0.5
     log_rows: bool = True
+    engine: str = "local"
+    workers: Annotated[int, Field(ge=0)] = 0
+    spark_master: str = ""
 
 
 class Monitoring(Section):

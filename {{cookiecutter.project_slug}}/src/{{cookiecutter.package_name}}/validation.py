@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -164,45 +164,26 @@ def check_frame(signature: Signature, frame: pl.DataFrame, first: int = 1) -> Ch
     import polars as pl
 
     numbered = frame.with_columns(pl.int_range(first, first + frame.height, dtype=pl.Int64).alias(ROW))
-    typed, reasons = [], []
+    raw, typed, rules = [], [], []
     for place, column in enumerate(signature.inputs):
-        if column.name in frame.columns:
-            raw = pl.col(column.name)
-            raw = raw.replace("", None) if frame.schema[column.name] == pl.String else raw
-            value = _typed(column, raw, frame.schema[column.name])
-        else:
-            raw, value = pl.lit(None), pl.lit(None, dtype=polars_type(column))
-        typed.append(value.alias(column.name))
-        reasons += [pl.when(broken).then(pl.lit(f"{place}:{rule}")) for rule, broken in _rules(column, raw, value)]
-    marked = numbered.select(
-        ROW, *typed, pl.concat_list(reasons).list.drop_nulls().alias(REASONS) if reasons else pl.lit([]).alias(REASONS)
-    )
-    fits = marked[REASONS].list.len() == 0
-    good = marked.filter(fits).drop(REASONS)
-    codes = marked[REASONS].filter(~fits)
-    occurrences = Counter(codes.explode().to_list())
-    names = {code: _name(signature, code) for code in occurrences}
-    words = {code: _words(signature, code) for code in occurrences}
-    texts: Any = (
-        codes.list.eval(pl.element().replace_strict(words, return_dtype=pl.String)).list.join("; ") if words else []
-    )
-    bad = numbered.filter(~fits).with_columns(pl.Series(REASONS, texts, dtype=pl.String))
-    return Checked(good, bad, Counter({names[code]: count for code, count in occurrences.items()}))
-
-
-def _split(signature: Signature, code: str) -> tuple[Column, Rule]:
-    place, _, rule = code.partition(":")
-    return signature.inputs[int(place)], cast(Rule, rule)
-
-
-def _name(signature: Signature, code: str) -> str:
-    column, rule = _split(signature, code)
-    return f"{column.name}: {rule}"
-
-
-def _words(signature: Signature, code: str) -> str:
-    column, rule = _split(signature, code)
-    return f"{column.name} {expected(column, rule)}"
+        dtype = frame.schema.get(column.name, pl.Null())
+        given = pl.col(column.name) if column.name in frame.columns else pl.lit(None)
+        raw.append((given.replace("", None) if dtype == pl.String else given).alias(f"@{place}"))
+        typed.append(_typed(column, pl.col(f"@{place}"), dtype).alias(column.name))
+        rules += [(column, *rule) for rule in _rules(column, pl.col(f"@{place}"), pl.col(column.name))]
+    held = numbered.select(ROW, *raw).with_columns(*typed)  # in steps, or every rule would read its column again
+    broken = held.select(mask.fill_null(False).alias(f"{place}") for place, (_, _, mask) in enumerate(rules))
+    misfit = broken.select(pl.any_horizontal(pl.all())).to_series()
+    good, bad = held.select(ROW, *signature.by_name).filter(~misfit), numbered.filter(misfit)
+    counts = {f"{column.name}: {rule}": broken.to_series(place).sum() for place, (column, rule, _) in enumerate(rules)}
+    words = [
+        pl.when(f"{place}").then(pl.lit(f"{column.name} {expected(column, rule)}"))
+        for place, (column, rule, _) in enumerate(rules)
+        if counts[f"{column.name}: {rule}"]
+    ]
+    reasons = broken.filter(misfit).select(pl.concat_str(words, separator="; ", ignore_nulls=True)) if words else None
+    texts = pl.Series(REASONS, reasons.to_series() if reasons is not None else [], dtype=pl.String)
+    return Checked(good, bad.with_columns(texts), Counter({name: count for name, count in counts.items() if count}))
 
 
 def polars_type(column: Column) -> pl.DataType:
@@ -238,7 +219,7 @@ def _typed(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         return pl.when(word.is_in(TRUE)).then(True).when(word.is_in(FALSE)).then(False)
     if column.type == "datetime":
         if text:
-            return _time(raw.str.strip_chars())
+            return raw.str.strip_chars().map_batches(_times, return_dtype=pl.Datetime("us", "UTC"))
         if dtype.is_temporal() and dtype != pl.Time and not isinstance(dtype, pl.Duration):
             zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone
             moment = raw.cast(pl.Datetime("us", zoned or None))
@@ -253,13 +234,22 @@ def _number(raw: pl.Expr, dtype: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     return raw.cast(wanted, strict=False) if dtype.is_numeric() else pl.lit(None, dtype=wanted)
 
 
-def _time(text: pl.Expr) -> pl.Expr:
+def _times(texts: pl.Series) -> pl.Series:
     """Read RFC 3339, with a blank for the T allowed; without an offset the time is UTC."""
+    import polars as pl
+
+    text = pl.col(texts.name)
+    usual = text.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", strict=False, cache=False)
+    usual = pl.when(text.str.len_bytes() == 20).then(usual.dt.replace_time_zone("UTC"))
+    times = texts.to_frame().select(usual).to_series()
+    if (others := (times.is_null() & texts.is_not_null()).arg_true()).is_empty():
+        return times
     shaped = text.str.replace(r"^(\d{4}-\d\d-\d\d)[ tT]", "${1}T").str.replace(r"[zZ]$", "+00:00")
     zoned = shaped.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", time_zone="UTC", strict=False)
     plain = shaped.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC")
     date = shaped.str.to_datetime("%Y-%m-%d", time_unit="us", strict=False).dt.replace_time_zone("UTC")
-    return zoned.fill_null(plain).fill_null(date)
+    read = texts.gather(others).to_frame().select(zoned.fill_null(plain).fill_null(date)).to_series()
+    return times.scatter(others, read)
 
 
 def _rules(column: Column, raw: pl.Expr, value: pl.Expr) -> list[tuple[Rule, pl.Expr]]:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 from sqlalchemy import select
 
-import project
 from project.errors import ProjectError
 from project.models.registry import CHAMPION, Registry
 from project.models.scorer import Scorer
 from project.pipeline import manifest
-from project.pipeline.engines import local
 from project.pipeline.run import resume, run
 from project.store.database import Store
 from project.store.queries import predictions_frame, recent_runs
@@ -42,7 +37,7 @@ def job(champion, rows, tmp_path):
     texts.with_columns(staff=pl.when(bad).then(pl.lit("many")).otherwise("staff")).write_csv(source / "a.csv")
     given.tail(100).write_parquet(source / "b.parquet")
     (source / "notes.txt").write_text("not rows")
-    return with_settings(champion, chunk_rows=32), source, tmp_path / "out"
+    return with_settings(champion, chunk_rows=32, workers=1), source, tmp_path / "out"
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -197,30 +192,6 @@ def test_own_columns_win_over_those_of_the_input(champion, rows, tmp_path):
     assert good["prediction"].n_unique() > 10
 
 
-def test_the_number_of_threads_does_not_show(champion, rows):
-    bundle = Registry(champion).load(CHAMPION)
-    frames = [rows.select(INPUTS).slice(start, 13) for start in range(0, 300, 13)]
-    one = list(local.score(bundle, iter(frames), threads=1))
-    many = list(local.score(bundle, iter(frames), threads=5))
-    assert [frame.height for frame in one] == [frame.height for frame in frames]
-    assert all(a.equals(b) for a, b in zip(one, many, strict=True))
-
-
-def test_chunks_are_not_piled_up(champion, rows):
-    asked = 0
-
-    def frames():
-        nonlocal asked
-        for start in range(0, 300, 10):
-            asked += 1
-            yield rows.select(INPUTS).slice(start, 10)
-
-    scored = local.score(Registry(champion).load(CHAMPION), frames(), threads=3)
-    for given, _ in enumerate(scored, 1):
-        assert asked <= given + 2
-    assert asked == given == 30
-
-
 def test_two_runs_at_once(job):
     settings, source, output = job
     said = []
@@ -260,52 +231,3 @@ def test_a_resumed_run_keeps_its_model_and_refuses_another_input(job):
     (source / "a.csv").write_bytes(content)
     result = resume(with_settings(settings, chunk_rows=1000))
     assert (result.model_version, result.rows_published) == (version.strip(), 280)
-
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from {package}.settings import load
-from {package}.pipeline import run as runs
-left, real = {moment}, os.fsync
-def fsync(handle):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(handle)
-os.fsync = fsync
-settings = load({root!r})
-small = settings.pipeline.model_copy(update=dict(chunk_rows=32))
-settings = settings.model_copy(update=dict(pipeline=small))
-{call}
-print({moment} - left)
-"""
-
-
-def child(settings, moment: int, call: str) -> subprocess.CompletedProcess:
-    code = KILLED.format(path=sys.path, package=project.__name__, moment=moment, root=settings.root, call=call)
-    code = code.replace("PosixPath", "__import__('pathlib').PosixPath")
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-
-@pytest.mark.slow
-def test_killed_anywhere_and_resumed_gives_the_same_bytes(job, tmp_path):
-    settings, source, output = job
-    begin = f"runs.run(settings, {str(source)!r}, {str(output)!r})"
-    whole = tmp_path / "undisturbed"
-    done = child(settings, 10**6, begin.replace(str(output), str(whole)))
-    assert done.returncode == 0, done.stderr
-    wanted, log = hashes(whole), logged(settings)
-    moments = random.Random(5).sample(range(int(done.stdout.split()[-1])), 5)
-    for moment in [*moments, 0]:
-        with Store(settings) as store, store.write() as connection:
-            connection.execute(predictions.delete())
-        killed = child(settings, moment, begin)
-        assert killed.returncode == -9, killed.stderr
-        result = resume(settings, output) or run(with_settings(settings, chunk_rows=32), source, output)
-        assert result.rows_published == 280
-        assert hashes(output) == wanted, moment
-        assert logged(settings) == log, moment
-        for path in sorted(output.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()

@@ -18,15 +18,18 @@ def file(path):
     return sources.identify([path])[0]
 
 
-def frames(path, size, skip=0):
-    """Read a file in chunks, all but the first ``skip``."""
-    whole = list(sources.read([file(path)], size))
-    return list(sources.read([file(path)], size, [(one.file, one.frame.height) for one in whole[:skip]]))
+def read(path, size):
+    """Plan the chunks of a file, and read each alone; the last first, as the order must not matter."""
+    spool = path.parent / "spool"
+    spool.mkdir(exist_ok=True)
+    chunks = list(sources.plan([file(path)], size, spool))
+    frames = [sources.load(chunk) for chunk in reversed(chunks)]
+    return chunks, frames[::-1]
 
 
 def look_and_read(path):
     sources.inspect([file(path)], ["a"])
-    return frames(path, 100)
+    return read(path, 100)
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 4 << 20])
@@ -40,20 +43,19 @@ def test_csv_is_cut_at_the_same_rows_whatever_is_read_at_once(tmp_path, monkeypa
     csv.writer(text, lineterminator=end).writerows([["x", "n", "y z"], *rows])
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbf" + text.getvalue().rstrip("\r\n").encode())
-    pieces = frames(path, 10)
-    assert [piece.frame.height for piece in pieces] == [10, 10, 10, 10, 10, 3]
-    assert [piece.first for piece in pieces] == [1, 11, 21, 31, 41, 51]
-    whole = pl.concat(piece.frame for piece in pieces)
+    chunks, frames = read(path, 10)
+    assert [chunk.rows for chunk in chunks] == [frame.height for frame in frames] == [10, 10, 10, 10, 10, 3]
+    assert [chunk.first for chunk in chunks] == [1, 11, 21, 31, 41, 51]
+    whole = pl.concat(frames)
     assert whole.columns == ["x", "n", "y z"]
     assert [list(row) for row in whole.fill_null("").rows()] == rows
-    assert pieces[-1].share == 1.0
-    assert [piece.first for piece in frames(path, 10, skip=4)] == [41, 51]
+    assert sum(chunk.share for chunk in chunks) == pytest.approx(1)
 
 
 def test_blank_lines_are_no_rows(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("\n\na,b\n1,2\n\n3,4\r\n\r\n\n5,6\n\n")
-    assert [row for piece in frames(path, 2) for row in piece.frame.rows()] == [("1", "2"), ("3", "4"), ("5", "6")]
+    assert [row for frame in read(path, 2)[1] for row in frame.rows()] == [("1", "2"), ("3", "4"), ("5", "6")]
 
 
 def test_gzip_and_parquet_give_the_same_rows(tmp_path):
@@ -62,10 +64,10 @@ def test_gzip_and_parquet_give_the_same_rows(tmp_path):
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
     table.write_parquet(tmp_path / "c.parquet", row_group_size=7)
     for name in ("a.csv", "b.csv.gz", "c.parquet"):
-        pieces = frames(tmp_path / name, 4)
-        assert [piece.frame.height for piece in pieces] == [4] * 6 + [1]
-        assert pl.concat(piece.frame for piece in pieces).equals(table)
-        assert [piece.first for piece in frames(tmp_path / name, 4, skip=5)] == [21, 25]
+        chunks, frames = read(tmp_path / name, 4)
+        assert [frame.height for frame in frames] == [4] * 6 + [1]
+        assert pl.concat(frames).equals(table)
+        assert [(chunk.number, chunk.first) for chunk in chunks] == [(n, 4 * n + 1) for n in range(7)]
 
 
 def test_a_folder_gives_its_files_in_order_and_names_the_others(tmp_path):
@@ -126,12 +128,25 @@ def test_files_cut_off_are_refused(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a\n1\n2\n")
-    pieces = sources.read([file(path)], 1)
-    next(pieces)
+    chunks = sources.plan([file(path)], 1, tmp_path)
+    next(chunks)
     with path.open("a") as stream:
         stream.write("3\n")
     with pytest.raises(ProjectError, match="changed while it was read"):
-        list(pieces)
+        list(chunks)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_chunk_of_a_file_that_lost_rows_is_refused(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    for height in (9, 7):
+        table = pl.DataFrame({"a": range(height)})
+        table.write_csv(path) if suffix == "csv" else table.write_parquet(path)
+        if height == 9:
+            chunks = list(sources.plan([file(path)], 4, tmp_path))
+    assert sources.load(chunks[0]).height == 4
+    with pytest.raises(ProjectError, match="changed while it was read"):
+        sources.load(chunks[1])
 
 
 def test_an_endless_row_is_refused_before_memory_is_gone(tmp_path, monkeypatch):
@@ -140,4 +155,4 @@ def test_an_endless_row_is_refused_before_memory_is_gone(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text('a\n1\n"' + "x" * (1 << 16) + "\n")
     with pytest.raises(ProjectError, match="quote is not closed"):
-        frames(path, 10)
+        read(path, 10)

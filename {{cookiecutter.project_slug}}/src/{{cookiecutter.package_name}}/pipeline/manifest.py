@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,15 +24,17 @@ NAME = "manifest.json"
 Json = dict[str, Any]
 
 
-def save(folder: Path, kind: str, number: int, frame: pl.DataFrame) -> Json:
-    """Write a table as a Parquet file, always the same bytes for the same rows; return its entry in the manifest."""
+def save(folder: Path, drafts: Path, kind: str, number: int, frame: pl.DataFrame) -> Json:
+    """Write a table as a Parquet file, always the same bytes for the same rows; return its entry in the manifest.
+
+    It appears whole, however often and by how many processes at once it is written.
+    """
     buffer = io.BytesIO()
-    frame.rechunk().write_parquet(buffer, compression="zstd")
+    frame.rechunk().write_parquet(buffer, compression="zstd", compression_level=1)
     content = buffer.getvalue()
     path = f"{kind}/{kind}-{number:05d}.parquet"
-    write_durably(folder / path, content)
-    sync(folder / kind)
-    return {"path": path, "rows": frame.height, "sha256": hashlib.sha256(content).hexdigest()}
+    _appear(folder / path, content, drafts)
+    return {"path": path, "rows": frame.height, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def intact(folder: Path) -> Json:
@@ -55,11 +58,19 @@ def present(folder: Path, entries: Sequence[Json]) -> bool:
     return True
 
 
-def replace(path: Path, content: Mapping[str, Any]) -> None:
+def replace(path: Path, content: Mapping[str, Any], drafts: Path | None = None) -> None:
     """Write a JSON file so that a reader sees the old or the new one, whole, whatever happens."""
-    draft = path.with_name(f".{path.name}.draft")
-    write_durably(draft, encode(content))
-    draft.replace(path)
+    _appear(path, encode(content), drafts or path.parent)
+
+
+def _appear(path: Path, content: bytes, drafts: Path) -> None:
+    draft = drafts / f".{path.name}.{secrets.token_hex(4)}.draft"
+    try:
+        write_durably(draft, content)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -11,32 +11,27 @@ import json
 import os
 import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import structlog
-from sqlalchemy import delete, select
 
 from ..errors import ProjectError
 from ..models.bundle import encode, write_durably
 from ..models.registry import CHAMPION, Registry
 from ..settings import Settings
 from ..store.database import Store
-from ..store.events import upsert
 from ..store.queries import recent_runs
-from ..store.tables import quarantine, runs
 from ..telemetry import metrics
-from ..validation import ROW, Checked
-from . import manifest, steps
-from .engines import local
+from . import engines, manifest, records
 from .manifest import Json
-from .sources import Chunk, InputError, Schema, find, identify, inspect, read
+from .sources import Chunk, InputError, find, identify, inspect, plan, unchanged
+from .steps import Work
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +42,13 @@ Report = Callable[[float, int, int], None]  # the share of the input that is don
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a run ended. ``already``: it had been published before. ``ignored``: names of files not read."""
+    """How a run ended.
+
+    Attributes:
+        already: it had been published before.
+        ignored: names of files not read.
+        steps: seconds of all workers by step, bytes written, the most memory of one process; empty if ``already``.
+    """
 
     id: str
     folder: Path
@@ -56,6 +57,7 @@ class Run:
     seconds: float
     already: bool
     ignored: list[str]
+    steps: dict[str, float]
     rows_in: int
     rows_published: int
     rows_quarantined: int
@@ -106,8 +108,8 @@ def _run(settings: Settings, asked: Json, output: Path, report: Report | None) -
     job = _Job(settings, asked, output, report)
     try:
         with Store(settings) as job.store:
-            job.work.mkdir(parents=True, exist_ok=True)
-            with manifest.lock(job.work / "lock"):
+            job.work.folder.mkdir(parents=True, exist_ok=True)
+            with manifest.lock(job.work.folder / "lock"):
                 return job.execute()
     except OSError as error:
         reason = error.strerror or error
@@ -118,9 +120,14 @@ def _run(settings: Settings, asked: Json, output: Path, report: Report | None) -
 
 
 class _Job:
-    """One run at work; ``content`` is its manifest, empty until all rows are counted."""
+    """One run at work.
+
+    ``rows`` are those of the whole input, once all chunks are planned; ``content`` is the manifest, empty until all
+    are accounted for.
+    """
 
     store: Store
+    rows: int | None = None
 
     def __init__(self, settings: Settings, asked: Json, output: Path, report: Report | None) -> None:
         self.settings, self.output, self.report, self.source = settings.pipeline, output, report, asked["input"]
@@ -135,34 +142,35 @@ class _Job:
         self.id = key[:16]
         self.identity = {"run": self.id, "key": key, **same}
         self.content: Json = {}
-        self.final, self.work = output / self.id, output / f".{self.id}.partial"
-        self.result, self.chunks = self.work / "result", self.work / "chunks"
+        self.final, folder = output / self.id, output / f".{self.id}.partial"
+        self.work = Work(self.id, folder / "model" / self.bundle.version, {}, folder)
 
     def execute(self) -> Run:
         """Bring the run to its end from wherever it is, under the lock."""
-        began = time.monotonic()
+        began, folder = time.time(), self.work.folder
         try:
             self.content = manifest.intact(self.final)
             already = bool(self.content)
-            seconds = None if (self.work / REQUEST).exists() else self._logged()
+            seconds = None if (folder / REQUEST).exists() else records.seconds(self.store, self.id, self.output)
+            steps: dict[str, float] = {}
             if not already or seconds is None:
-                markers = self._markers(self.final if already else self.result)
-                earlier = sum(marker["seconds"] for marker in markers)
+                self.work.prepare()
+                markers = self._markers(self.final if already else self.work.result)
+                earlier = _span(markers.values())
                 if not already:
                     self._score(markers)
+                    self._total(markers)
                     self._publish()
-                manifest.replace(self.output / LATEST, {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"})
+                latest = {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"}
+                manifest.replace(self.output / LATEST, latest, folder)
                 self._log()
-                seconds = earlier + time.monotonic() - began
-                self._record("succeeded", seconds)
-                metrics.RUNS.labels("succeeded").inc()
-                metrics.PREDICTIONS.labels(self.bundle.version, "batch").inc(self.content["rows"]["published"])
-                metrics.REJECTED.labels("batch").inc(self.content["rows"]["quarantined"])
-                log.info("run published", run=self.id, model_version=self.bundle.version, **self.content["rows"])
-            (self.work / REQUEST).unlink(missing_ok=True)
+                seconds = earlier + time.time() - began
+                self._record("succeeded", seconds=seconds)
+                self._tell(steps := _steps(markers.values()))
+            (folder / REQUEST).unlink(missing_ok=True)
             counts = {f"rows_{name}": count for name, count in self.content["rows"].items()}
             reasons, version = self.content["reasons"], self.bundle.version
-            return Run(self.id, self.final, version, reasons, seconds, already, self.ignored, **counts)
+            return Run(self.id, self.final, version, reasons, seconds, already, self.ignored, steps, **counts)
         except BaseException as error:
             self._failed(error)
             if isinstance(error, Exception) and not isinstance(error, ProjectError | OSError):
@@ -170,69 +178,73 @@ class _Job:
                 raise ProjectError(f"the run stopped ({type(error).__name__}: {told})") from error
             raise
         finally:
-            if not (self.work / REQUEST).exists():  # nothing to resume
-                shutil.rmtree(self.work, ignore_errors=True)
+            if not (folder / REQUEST).exists():  # nothing to resume
+                shutil.rmtree(folder, ignore_errors=True)
 
-    def _score(self, markers: list[Json]) -> None:
-        """Write the chunks that are missing, then add all up."""
-        signature = self.bundle.signature
-        columns = inspect(self.files, [column.name for column in signature.inputs])
-        for folder in (self.chunks, self.result / "predictions", self.result / "quarantine"):
-            folder.mkdir(parents=True, exist_ok=True)
-        manifest.replace(self.work / REQUEST, {"input": self.source, **self.identity})
+    def _tell(self, steps: dict[str, float]) -> None:
+        rows = self.content["rows"]
+        metrics.RUNS.labels("succeeded").inc()
+        metrics.PREDICTIONS.labels(self.bundle.version, "batch").inc(rows["published"])
+        metrics.REJECTED.labels("batch").inc(rows["quarantined"])
+        log.info("run published", run=self.id, model_version=self.bundle.version, **rows, **steps)
+
+    def _score(self, markers: dict[int, Json]) -> None:
+        """Do the chunks that are missing."""
+        manifest.replace(self.work.folder / REQUEST, {"input": self.source, **self.identity})
         self._record("running")
-        done = [(marker["file"], marker["rows"]) for marker in markers]
-        waiting: deque[tuple[Chunk, Checked]] = deque()
+        shutil.rmtree(self.work.model, ignore_errors=True)
+        shutil.copytree(self.bundle.folder, self.work.model)  # where all workers see it
+        needed = [column.name for column in self.bundle.signature.inputs]
+        work, share = replace(self.work, columns=inspect(self.files, needed)), 0.0
 
-        def good() -> Iterator[pl.DataFrame]:
-            for chunk in read(self.files, self.identity["chunk_rows"], done):
-                waiting.append((chunk, checked := steps.check(signature, chunk)))
-                yield checked.good.drop(ROW)
+        def missing() -> Iterator[Chunk]:
+            nonlocal share
+            rows = 0
+            for chunk in plan(self.files, self.identity["chunk_rows"], work.spool, markers):
+                rows += chunk.rows
+                if chunk.number in markers:
+                    share += chunk.share
+                else:
+                    yield chunk
+            self.rows = rows  # of the whole input: the engine must account for all
 
-        before = time.monotonic()
-        for output in local.score(self.bundle, good()):
-            chunk, checked = waiting.popleft()
-            files = self._write(columns, chunk, checked, output)
-            before, seconds = time.monotonic(), time.monotonic() - before
-            marker = {"file": chunk.file, "rows": chunk.frame.height, "reasons": dict(checked.counts)}
-            markers.append(marker | {"files": files, "seconds": seconds})
-            manifest.replace(self.chunks / f"{chunk.number:05d}.json", markers[-1])
-            if self.report:
-                rows = _count(markers)
-                self.report(chunk.share, rows["in"], rows["quarantined"])
-        self._total(markers)
+        try:
+            with closing(engines.find(self.settings.engine).map(work, missing(), self.settings)) as done:
+                for marker in done:
+                    number = marker["number"]
+                    markers[number], share = marker, share + marker["share"]
+                    (work.spool / f"{number:05d}.csv").unlink(missing_ok=True)
+                    if self.report:
+                        rows = _count(markers.values())
+                        self.report(min(1.0, share), rows["in"], rows["quarantined"])
+        except InputError:
+            unchanged(self.files)  # the better reason
+            raise
+        unchanged(self.files)
 
-    def _write(self, columns: Schema, chunk: Chunk, checked: Checked, output: pl.DataFrame) -> list[Json]:
-        """Write the files of a chunk, none for no rows."""
-        if output.height != checked.good.height:
-            raise ProjectError(f"the model gave {output.height} rows for {checked.good.height}: import it again")
-        tables = {
-            "predictions": steps.predicted(self.id, self.bundle.version, columns, chunk, checked.good, output),
-            "quarantine": steps.rejected(columns, chunk, checked.bad),
-        }
-        return [manifest.save(self.result, kind, chunk.number, table) for kind, table in tables.items() if table.height]
-
-    def _markers(self, result: Path) -> list[Json]:
-        """Return the finished chunks, up to the first whose marker or files are missing or damaged."""
-        markers: list[Json] = []
-        while (path := self.chunks / f"{len(markers):05d}.json").is_file():
-            marker = json.loads(path.read_bytes())
-            if not manifest.present(result, marker["files"]):
-                break
-            markers.append(marker)
+    def _markers(self, result: Path) -> dict[int, Json]:
+        """Return the finished chunks whose files are whole."""
+        markers = {}
+        for number in self.work.finished():
+            marker = self.work.told(number)
+            if manifest.present(result, marker["files"]):
+                markers[number] = marker
+            else:
+                self.work.marker(number).unlink()
         return markers
 
-    def _total(self, markers: list[Json]) -> None:
+    def _total(self, found: dict[int, Json]) -> None:
         """Make the manifest, and refuse to publish it if rows are lost or too many are bad."""
+        markers = [found[number] for number in sorted(found)]
         rows, reasons = _count(markers), Counter[str]()
         for marker in markers:
             reasons.update(marker["reasons"])
         files = [entry for marker in markers for entry in marker["files"]]
         self.content = {**self.identity, "rows": rows, "reasons": dict(sorted(reasons.items())), "files": files}
         everything, good, bad = rows.values()
-        if everything != good + bad:
+        if not everything == good + bad == self.rows:
             raise ProjectError(
-                f"{everything} rows came in, but {good} were scored and {bad} quarantined: "
+                f"the input has {self.rows} rows, but {everything} came in, {good} were scored and {bad} quarantined: "
                 "nothing is published; please report this"
             )
         if bad > self.settings.quarantine_limit * everything:
@@ -243,12 +255,12 @@ class _Job:
             )
 
     def _publish(self) -> None:
-        write_durably(self.result / manifest.NAME, encode(self.content))
-        manifest.sync(self.result)
+        write_durably(self.work.result / manifest.NAME, encode(self.content))
+        manifest.sync(self.work.result)
         if self.final.exists():  # damaged: it would have been left alone otherwise
-            shutil.rmtree(self.work / "damaged", ignore_errors=True)
-            self.final.rename(self.work / "damaged")
-        self.result.rename(self.final)
+            shutil.rmtree(self.work.folder / "damaged", ignore_errors=True)
+            self.final.rename(self.work.folder / "damaged")
+        self.work.result.rename(self.final)
         manifest.sync(self.output)
 
     def _log(self) -> None:
@@ -257,40 +269,11 @@ class _Job:
         for path in paths if self.settings.log_rows else ():
             frame = pl.read_parquet(self.final / path)
             with self.store.write() as connection:
-                steps.log(connection, self.bundle.signature, self.id, self.bundle.version, frame)
+                records.publish(connection, self.bundle.signature, self.id, self.bundle.version, frame)
 
-    def _logged(self) -> float | None:
-        """Return the seconds that the run took, if the log knows that it succeeded with this output."""
-        with self.store.read() as connection:
-            row = connection.execute(select(runs).where(runs.c.id == self.id)).one_or_none()
-        return row.seconds if row and (row.status, row.output) == ("succeeded", str(self.output)) else None
-
-    def _record(self, status: str, seconds: float | None = None, error: str | None = None) -> None:
-        """Write the run's row, and its quarantine counts once they are known."""
-        now = datetime.now(UTC)
-        rows, reasons = Counter[str](self.content.get("rows")), Counter[str]()
-        row: dict[str, Any] = {
-            "key": self.identity["key"],
-            "status": status,
-            "finished": None if status == "running" else now,
-            "input": self.source,
-            "output": str(self.output),
-            "model_version": self.bundle.version,
-            "rows_in": rows["in"],
-            "rows_published": rows["published"] if status == "succeeded" else 0,
-            "rows_quarantined": rows["quarantined"],
-            "seconds": seconds,
-            "error": error,
-        }
-        for reason, count in self.content.get("reasons", {}).items():
-            reasons[reason[:255]] += count
-        counts = [{"run_id": self.id, "reason": reason, "rows": count} for reason, count in reasons.items()]
-        with self.store.write() as connection:
-            statement = upsert(connection, runs).values(id=self.id, started=now, **row)
-            connection.execute(statement.on_conflict_do_update(index_elements=[runs.c.id], set_=row))
-            connection.execute(delete(quarantine).where(quarantine.c.run_id == self.id))
-            if counts:
-                connection.execute(quarantine.insert(), counts)
+    def _record(self, status: str, **more: Any) -> None:
+        where = {"input": self.source, "output": str(self.output)}
+        records.record(self.store, self.identity, self.content, status, **where, **more)
 
     def _failed(self, error: BaseException) -> None:
         """Note why the run stopped; what it has done stays for `resume`, unless its input is wrong."""
@@ -298,15 +281,35 @@ class _Job:
         with suppress(ProjectError):
             self._record("failed", error=reason)
         if isinstance(error, InputError):
-            (self.work / REQUEST).unlink(missing_ok=True)
+            (self.work.folder / REQUEST).unlink(missing_ok=True)
         metrics.RUNS.labels("failed").inc()
         log.error("run stopped", run=self.id, reason=reason)
 
 
-def _count(markers: Sequence[Json]) -> dict[str, int]:
+def _count(markers: Iterable[Json]) -> dict[str, int]:
     """Count the rows of chunks: those that were read, and those in the files that were written."""
-    written = Counter[str]()
-    for entry in (entry for marker in markers for entry in marker["files"]):
-        written[entry["path"].partition("/")[0]] += entry["rows"]
-    everything = sum(marker["rows"] for marker in markers)
+    everything, written = 0, Counter[str]()
+    for marker in markers:
+        everything += marker["rows"]
+        for entry in marker["files"]:
+            written[entry["path"].partition("/")[0]] += entry["rows"]
     return {"in": everything, "published": written["predictions"], "quarantined": written["quarantine"]}
+
+
+def _span(markers: Iterable[Json]) -> float:
+    """Return the seconds in which at least one chunk was at work."""
+    total = until = 0.0
+    for began, ended in sorted((marker["began"], marker["ended"]) for marker in markers):
+        total, until = total + max(0.0, ended - max(began, until)), max(until, ended)
+    return total
+
+
+def _steps(markers: Iterable[Json]) -> dict[str, float]:
+    """Add up what the chunks tell of themselves."""
+    told = Counter[str]()
+    memory = 0.0
+    for marker in markers:
+        told.update({f"{step}_seconds": seconds for step, seconds in marker["seconds"].items()})
+        told["bytes_written"] += sum(entry["bytes"] for entry in marker["files"])
+        memory = max(memory, marker["memory_mb"])
+    return {name: round(value, 3) for name, value in told.items()} | {"memory_mb": memory} if told else {}

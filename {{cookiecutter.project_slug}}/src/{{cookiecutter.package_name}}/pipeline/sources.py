@@ -1,6 +1,6 @@
-"""Where rows come from: CSV and Parquet files, read in chunks that are always cut at the same rows.
+"""Where rows come from: CSV and Parquet files, in chunks that are always cut at the same rows.
 
-A kind of file is one generator of tables of any height (`_csv`, `_parquet`); `read` does the rest.
+`plan` cuts an input into chunks, which is cheap; `load` reads one of them alone, wherever it is called.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import csv
 import glob
 import gzip
 import hashlib
+import io
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,11 +29,14 @@ BLOCK = 4 << 20  # bytes of CSV read at once
 MOST = 64 << 20  # bytes of one row of CSV
 SLAB, CELLS = 262_144, 4 << 20  # rows of Parquet decoded at once (a row group as most writers make it), and cells
 BLOCKS = 16  # blocks or slabs in one chunk: very wide rows make it shorter, so that it fits into memory
+CHANGED = "was changed while it was read: run again when it is complete"
 QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
+Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Schema = dict[str, pl.DataType]
-Tables = Iterator[tuple[pl.DataFrame, float]]  # with the share of the file that was read
+Span = tuple[tuple[str, ...], int, int, int, int]  # columns of a CSV, rows, first and last byte or row, bytes read
 
 
 class InputError(ProjectError):
@@ -51,14 +55,18 @@ class File:
 
 
 class Chunk(NamedTuple):
-    """Rows of one file."""
+    """Rows of one file, and all that it takes to read them."""
 
     number: int  # of the chunk in the run, from 0
     file: str  # name
     before: int  # rows of the input in earlier files
     first: int  # number in the file of the first row, from 1
-    frame: pl.DataFrame  # columns of a CSV are text
-    share: float  # of the input that was read up to here
+    rows: int
+    share: float  # of the input
+    path: Path  # what to read
+    start: int  # byte of a CSV, row of a Parquet
+    end: int
+    names: tuple[str, ...]  # columns of a CSV
 
 
 def find(given: str | Path) -> tuple[list[Path], list[str]]:
@@ -100,131 +108,214 @@ def inspect(files: Sequence[File], needed: Sequence[str]) -> Schema:
     """
     columns: Schema = {}
     for file in files:
-        with _readable(file.path):
-            table, _ = next(_tables(file), (pl.DataFrame(), 0.0))
-        if missing := [name for name in needed if name not in table.columns]:
+        schema, rows = _look(file)
+        if missing := [name for name in needed if name not in schema]:
             raise InputError(f"{file.path} lacks the column(s) {', '.join(missing)}: the model needs them")
-        if not table.height:
+        if not rows:
             raise InputError(f"{file.path} has no rows: fill it or leave it out")
-        for name, dtype in table.schema.items():
+        for name, dtype in schema.items():
             columns[name] = dtype if columns.get(name, dtype) == dtype else pl.String()
     return columns
 
 
-def read(files: Sequence[File], size: int, done: Sequence[tuple[str, int]] = ()) -> Iterator[Chunk]:
-    """Read the input in chunks, each of one file; memory does not grow with the input.
+def plan(files: Sequence[File], size: int, spool: Path, done: Container[int] = ()) -> Iterator[Chunk]:
+    """Cut the input into chunks, each of one file.
 
     Args:
         files: the input, as `inspect` accepts it.
         size: rows of a chunk; the last of a file has fewer, and so have chunks of very wide rows.
-        done: file name and rows of the chunks to leave out, from the first without a gap.
+        spool: a folder for chunks that cannot be read where they are, because their file is compressed.
+        done: numbers of chunks that nobody will read.
 
     Raises:
-        InputError: a file is cut off, has a broken row, or has changed since it was identified.
+        InputError: a file is cut off or has changed since it was identified.
     """
-    number, before, size_before, size_all = len(done), 0, 0, sum(file.size for file in files)
+    number, before, size_all = 0, 0, sum(file.size for file in files)
     for file in files:
-        skip = [rows for name, rows in done if name == file.name]
-        rows = sum(skip)
-        if not skip or file.name == done[-1][0]:
-            with _readable(file.path):
-                for frame, share in islice(_cut(_tables(file), size), len(skip), None):
-                    share = (size_before + share * file.size) / size_all
-                    yield Chunk(number, file.name, before, rows + 1, frame, share)
-                    number, rows = number + 1, rows + frame.height
-                status = file.path.stat()
-            if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
-                raise InputError(f"{file.path} was changed while it was read: run again when it is complete")
-        before, size_before = before + rows, size_before + file.size
+        first, earlier = 1, 0
+        for packed, (names, rows, start, end, read) in _cut(file, size):
+            path = file.path
+            if packed:
+                path = spool / f"{number:05d}.csv"
+                start, end = packed.write(path if rows and number not in done else None, start, end)
+            if rows:
+                share, earlier = (read - earlier) / size_all, read
+                yield Chunk(number, file.name, before, first, rows, share, path, start, end, names)
+                number, first = number + 1, first + rows
+        unchanged([file])
+        before += first - 1
 
 
-def _cut(tables: Tables, size: int) -> Tables:
-    blocks, share = 0, 1.0
-    rest: pl.DataFrame | None = None
-    for table, share in tables:
-        rest = table if rest is None else pl.concat([rest, table])
+def unchanged(files: Sequence[File]) -> None:
+    """Refuse files that are not what they were when they were identified."""
+    for file in files:
+        with _readable(file.path):
+            status = file.path.stat()
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
+            raise InputError(f"{file.path} {CHANGED}")
+
+
+def load(chunk: Chunk) -> pl.DataFrame:
+    """Read the rows of a chunk; columns of a CSV are text.
+
+    Raises:
+        InputError: a row is broken, or the file has changed since the chunk was planned.
+    """
+    with _readable(chunk.path):
+        if chunk.names:
+            frame = _table(chunk)
+        else:
+            frame = pl.scan_parquet(chunk.path, glob=False).slice(chunk.start, chunk.rows).collect()
+    if frame.height != chunk.rows:
+        raise InputError(f"{chunk.file} {CHANGED}")
+    return frame
+
+
+def _is(file: File, suffix: str) -> bool:
+    return file.path.name.lower().endswith(suffix)
+
+
+def _cut(file: File, size: int) -> Iterator[tuple[_Packed | None, Span]]:
+    """Cut a file into spans; the first of a CSV has no rows, but tells the columns."""
+    with _readable(file.path), file.path.open("rb") as raw:
+        packed = _Packed(raw) if _is(file, ".gz") else None
+        for span in _rows(file, size) if _is(file, ".parquet") else _lines(file, packed or raw, size):
+            yield packed, span
+
+
+def _look(file: File) -> tuple[Schema, int]:
+    """Return the columns of a file, and how many rows it has (of a CSV, whether it has any)."""
+    if _is(file, ".parquet"):
+        with _readable(file.path):
+            lazy = pl.scan_parquet(file.path, glob=False)
+            return dict(lazy.collect_schema()), lazy.select(pl.len()).collect().item()
+    spans = [span for _, span in islice(_cut(file, 1), 2)]
+    return dict.fromkeys(spans[0][0] if spans else (), pl.String()), len(spans) - 1
+
+
+def _rows(file: File, size: int) -> Iterator[Span]:
+    schema, rows = _look(file)
+    size = min(size, BLOCKS * min(SLAB, max(1, CELLS // max(1, len(schema)))))
+    for start in range(0, rows, size):
+        end = min(start + size, rows)
+        yield (), end - start, start, end, file.size * end // rows
+
+
+def _lines(file: File, stream: BinaryIO | _Packed, size: int) -> Iterator[Span]:
+    names: tuple[str, ...] = ()
+    rows = blocks = start = end = offset = 0
+    for text, ends, blank in _blocks(file.path, stream):
+        lines, offset = ends[~blank] + offset, offset + len(text)
+        if not len(lines):
+            continue
+        if not names:
+            names, start, lines = _header(file, text[: lines[0]].lstrip(b"\r\n")), int(lines[0]), lines[1:]
+            yield names, 0, 0, start, 0
         blocks += 1
-        while rest.height >= size or (rest.height and blocks >= BLOCKS):
-            yield rest.head(size), share
-            rest, blocks = rest.slice(size), 0
-    if rest is not None and rest.height:
-        yield rest, share
+        while rows + len(lines) >= size or (rows + len(lines) and blocks >= BLOCKS):
+            take = min(size - rows, len(lines))
+            end = int(lines[take - 1]) if take else end
+            yield names, rows + take, start, end, stream.tell()
+            start, lines, rows, blocks = end, lines[take:], 0, 0
+        rows, end = rows + len(lines), int(lines[-1]) if len(lines) else end
+    if rows:
+        yield names, rows, start, end, stream.tell()
 
 
-def _tables(file: File) -> Tables:
-    return _parquet(file) if file.path.name.lower().endswith(".parquet") else _csv(file)
+def _blocks(path: Path, stream: BinaryIO | _Packed) -> Iterator[tuple[bytes, Numbers, Flags]]:
+    """Cut a CSV into blocks of whole lines: at line breaks that are not inside quotes.
+
+    Yields:
+        The text, the place behind each line in it, and whether a line is blank.
+    """
+    rest = b""
+    while (data := stream.read(BLOCK)) or rest:
+        text = rest + (data or b"\n")  # the last line may have no line break
+        values = np.frombuffer(text, np.uint8)
+        ends = _bare(text, values, NEWLINE) + 1
+        cut = int(ends[-1]) if len(ends) else 0
+        rest = text[cut:]
+        if rest and not data:
+            raise InputError(f"{path} ends inside a quote: it is broken or cut off")
+        if len(rest) > MOST:
+            raise InputError(f"{path} has a row of more than {MOST >> 20} MB: a quote is not closed")
+        if cut:
+            lengths = np.diff(ends, prepend=0)
+            blank = (lengths == 1) | ((lengths == 2) & (values[ends - lengths] == RETURN))
+            yield text[:cut], ends, blank
 
 
-def _parquet(file: File) -> Tables:
-    lazy = pl.scan_parquet(file.path, glob=False)
-    rows, columns = max(1, lazy.select(pl.len()).collect().item()), len(lazy.collect_schema())
-    slab = min(SLAB, max(1, CELLS // max(1, columns)))
-    for start in range(0, rows, slab):
-        yield lazy.slice(start, slab).collect(), min(1.0, (start + slab) / rows)
+def _bare(text: bytes, values: Bytes, wanted: int) -> Numbers:
+    """Return the places of a character outside quotes: those with an even number of quotes before them."""
+    places = np.flatnonzero(values == wanted)
+    if b'"' in text:
+        places = places[np.searchsorted(np.flatnonzero(values == QUOTE), places) % 2 == 0]
+    return places
 
 
-def _csv(file: File) -> Tables:
-    """Parse block by block; the first may be empty, but tells the names of the columns."""
-    names, first = None, 1
-    for text, lengths, fields, share in _records(file):
-        if names is None:
-            names = _header(file, text[: lengths[0]])
-            text, fields = text[lengths[0] :], fields[1:]
-        if (wrong := np.flatnonzero(fields != len(names))).size:
-            raise InputError(
-                f"{file.path} row {first + wrong[0]} has {fields[wrong[0]]} fields where the header has {len(names)}: "
-                "it is broken or cut off, mend it or leave it out"
-            )
-        where = f"{file.path} between row {first} and row {first + len(fields) - 1}"
-        try:
-            table = pl.read_csv(text, has_header=False, schema=dict.fromkeys(names, pl.String), raise_if_empty=False)
-        except pl.exceptions.PolarsError as error:
-            why = "is not UTF-8: save it as UTF-8" if "utf-8" in str(error) else "is no proper CSV: mend it"
-            raise InputError(f"{where} {why}") from None
-        if table.height != len(fields):
-            raise InputError(f"{where} has a quote out of place: mend it")
-        yield table, share
-        first += len(fields)
+def _table(chunk: Chunk) -> pl.DataFrame:
+    """Parse the text of a chunk, block by block."""
+    with chunk.path.open("rb") as stream:
+        stream.seek(chunk.start)
+        content = stream.read(chunk.end - chunk.start)
+    first, tables = chunk.first, []
+    for text, ends, blank in _blocks(chunk.path, io.BytesIO(content)):
+        if not blank.all():
+            tables.append(_parse(chunk, first, text, ends, blank))
+            first += tables[-1].height
+    return pl.concat(tables) if tables else pl.DataFrame()
 
 
-def _header(file: File, line: bytes) -> list[str]:
+def _parse(chunk: Chunk, first: int, text: bytes, ends: Numbers, blank: Flags) -> pl.DataFrame:
+    values = np.frombuffer(text, np.uint8)
+    fields = np.diff(np.searchsorted(_bare(text, values, COMMA), ends), prepend=0)[~blank] + 1
+    if (wrong := np.flatnonzero(fields != len(chunk.names))).size:
+        raise InputError(
+            f"{chunk.file} row {first + wrong[0]} has {fields[wrong[0]]} fields where the header has "
+            f"{len(chunk.names)}: it is broken or cut off, mend it or leave it out"
+        )
+    if blank.any():
+        text = values[np.repeat(~blank, np.diff(ends, prepend=0))].tobytes()
+    where = f"{chunk.file} between row {first} and row {first + len(fields) - 1}"
+    try:
+        table = pl.read_csv(text, has_header=False, schema=dict.fromkeys(chunk.names, pl.String()))
+    except pl.exceptions.PolarsError as error:
+        why = "is not UTF-8: save it as UTF-8" if "utf-8" in str(error) else "is no proper CSV: mend it"
+        raise InputError(f"{where} {why}") from None
+    if table.height != len(fields):
+        raise InputError(f"{where} has a quote out of place: mend it")
+    return table
+
+
+def _header(file: File, line: bytes) -> tuple[str, ...]:
     try:
         names = next(csv.reader([line.decode("utf-8-sig")]))
     except (UnicodeDecodeError, csv.Error):
         raise InputError(f"{file.path} has no readable header: save it as CSV in UTF-8") from None
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise InputError(f"{file.path} has the column {twice[0]!r} twice: rename or remove one")
-    return names
+    return tuple(names)
 
 
-def _records(file: File) -> Iterator[tuple[bytes, Numbers, Numbers, float]]:
-    """Cut a CSV into blocks of whole rows: at line breaks that are not inside quotes, blank lines left out.
+class _Packed:
+    """A compressed file, read once from its beginning; what was read stays until it is written as a chunk."""
 
-    Yields:
-        The text, the length and the number of fields of each row in it, the share of the file that was read.
-    """
-    with file.path.open("rb") as raw:
-        stream = gzip.GzipFile(fileobj=raw) if file.path.name.lower().endswith(".gz") else raw
-        rest = b""
-        while (data := stream.read(BLOCK)) or rest:
-            text = rest + (data or b"\n")  # the last line may have no line break
-            values = np.frombuffer(text, np.uint8)
-            bare = ~np.logical_xor.accumulate(values == QUOTE) if b'"' in text else np.ones(len(text), bool)
-            ends = np.flatnonzero((values == NEWLINE) & bare) + 1
-            cut = int(ends[-1]) if len(ends) else 0
-            text, rest = text[:cut], text[cut:]
-            if rest and not data:
-                raise InputError(f"{file.path} ends inside a quote: it is broken or cut off")
-            if len(rest) > MOST:
-                raise InputError(f"{file.path} has a row of more than {MOST >> 20} MB: a quote is not closed")
-            lengths = np.diff(ends, prepend=0)
-            fields = np.diff(np.searchsorted(np.flatnonzero((values == COMMA) & bare), ends), prepend=0) + 1
-            blank = (lengths == 1) | ((lengths == 2) & (values[ends - lengths] == RETURN))
-            if blank.any():
-                text = values[:cut][np.repeat(~blank, lengths)].tobytes()
-                lengths, fields = lengths[~blank], fields[~blank]
-            if text:
-                yield text, lengths, fields, raw.tell() / file.size
+    def __init__(self, raw: BinaryIO) -> None:
+        self._stream, self._kept, self._gone = gzip.GzipFile(fileobj=raw), bytearray(), 0
+        self.tell = raw.tell
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._kept += data
+        return data
+
+    def write(self, path: Path | None, start: int, end: int) -> tuple[int, int]:
+        """Write bytes into a file of their own, or skip them; return where they are in it."""
+        if path:
+            path.write_bytes(memoryview(self._kept)[start - self._gone : end - self._gone])
+        del self._kept[: end - self._gone]
+        self._gone = end
+        return 0, end - start  # one more than it has if the last line has no line break
 
 
 @contextmanager

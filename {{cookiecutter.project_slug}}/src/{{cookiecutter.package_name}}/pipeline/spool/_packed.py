@@ -1,0 +1,114 @@
+"""Compressed files, unpacked block by block, and the limit that a decompression bomb meets."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+from ...errors import ProjectError
+from ...settings import Settings
+from ..sources import CHANGED, InputError
+
+ENDS = (".gz", ".bz2", ".xz", ".zst")
+FREE = 64 << 20  # bytes that any file may unpack to
+STEP = 4 << 10  # bytes of zstd unpacked at once: of a bomb they make a hundred megabytes
+MAGIC = {
+    b"PK\x03\x04": "a workbook or a zip",
+    b"PAR1": "Parquet",
+    b"\xd0\xcf\x11\xe0": "an old or protected workbook",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"SQLite format 3": "a SQLite database",
+    b"%PDF": "a PDF",
+}
+
+
+def bare(name: str) -> str:
+    """Return a file's name in small letters without the ending of its compression."""
+    name = name.lower()
+    return next((name.removesuffix(end) for end in ENDS if name.endswith(end)), name)
+
+
+def blocks(path: Path, size: int, settings: Settings) -> Iterator[bytes]:
+    """Read a file, unpacked as its name says, at most ``size`` bytes at once.
+
+    Raises:
+        InputError: it is broken, unpacks to suspiciously much, or is something else than its name says.
+    """
+    before = path.stat().st_size
+    limit, total = max(FREE, before * settings.pipeline.unpack_ratio), 0
+    with path.open("rb") as raw, closing(_unpacked(path, raw)) as stream:
+        while data := _read(path, stream, size):
+            if not total and (found := next((MAGIC[start] for start in MAGIC if data.startswith(start)), None)):
+                raise InputError(f"{path} is {found} by its content: give it the ending that it should have")
+            total += len(data)
+            if raw.tell() > before:
+                raise InputError(f"{path} {CHANGED}")
+            if total > limit and stream is not raw:
+                raise InputError(
+                    f"{path} unpacks to more than {settings.pipeline.unpack_ratio:g} times its size, as a "
+                    "decompression bomb does: if it should, raise the setting pipeline.unpack_ratio"
+                )
+            yield data
+
+
+def _read(path: Path, stream: Any, size: int) -> bytes:
+    try:
+        return bytes(stream.read(size))
+    except (EOFError, zlib.error, lzma.LZMAError):
+        raise InputError(f"{path} cannot be read: it is broken or cut off") from None
+    except OSError as error:
+        if error.errno:
+            raise
+        raise InputError(f"{path} cannot be read: it is broken or cut off") from None
+
+
+def _unpacked(path: Path, raw: IO[bytes]) -> Any:
+    end = path.suffix.lower()
+    if end == ".gz":
+        return gzip.GzipFile(fileobj=raw)
+    if end == ".bz2":
+        return bz2.BZ2File(raw)
+    if end == ".xz":
+        return lzma.LZMAFile(raw)
+    if end == ".zst":
+        return _Zstandard(path, raw)
+    return raw
+
+
+class _Zstandard:
+    """Unpack frame by frame; the library's own reader takes a file that is cut off for a whole one."""
+
+    def __init__(self, path: Path, raw: IO[bytes]) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise ProjectError(f"{path} needs zstandard: install the extra `files`") from None
+        self._library, self._raw, self._rest = zstandard, raw, b""
+        self._frame: Any = None
+
+    def read(self, size: int) -> bytes:
+        """Return about ``size`` bytes; little is unpacked at once, because little may be much."""
+        made = bytearray()
+        while len(made) < size and (data := self._rest or self._raw.read(STEP)):
+            self._frame = self._frame or self._library.ZstdDecompressor().decompressobj()
+            try:
+                made += self._frame.decompress(data)
+            except self._library.ZstdError as error:
+                raise EOFError from error
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+        if not made and self._frame:
+            raise EOFError
+        return bytes(made)
+
+    def close(self) -> None:
+        """Nothing to close: the file is its opener's."""

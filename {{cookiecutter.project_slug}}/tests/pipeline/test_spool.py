@@ -1,0 +1,588 @@
+"""What is no plain CSV or Parquet file is read once, whole or not at all, and nothing is guessed."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import sqlite3
+import subprocess
+import threading
+import zipfile
+from contextlib import closing, contextmanager
+
+import polars as pl
+import pytest
+
+from project.errors import ProjectError
+from project.pipeline import remote, sources, spool
+from project.pipeline.spool import _parts
+
+spool.kinds()  # what a folder holds is imported when it is needed
+
+TEXT = "name,price,note\nZoë,1.5,a\nÉmile,2.5,\n"
+
+
+def with_settings(settings, **pipeline):
+    return settings.model_copy(update={"pipeline": settings.pipeline.model_copy(update=pipeline)})
+
+
+@pytest.fixture
+def fetch(settings, tmp_path):
+    """Read an input: the files by name, and what was reported."""
+
+    def once(url, **changed):
+        said, folder = [], tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
+        paths = spool.fetch(str(url), folder, with_settings(settings, **changed), said.append)
+        once.said, once.folder = said, folder
+        return {path.relative_to(folder / "whole" / "files").as_posix(): path for path in paths}
+
+    return once
+
+
+def one(files) -> pl.DataFrame:
+    (path,) = files.values()
+    return pl.read_parquet(path)
+
+
+@contextmanager
+def left(folder):
+    """Nothing is left in a folder."""
+    yield
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def workbook(sheets: dict[str, list[list]]) -> dict[str, str]:
+    """Return the files of an .xlsx with these sheets."""
+    space = "http://schemas.openxmlformats.org"
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    parts = {f"xl/worksheets/sheet{place}.xml": rows for place, rows in enumerate(sheets.values(), 1)}
+
+    def cell(value):
+        if isinstance(value, bool):
+            return f'<c t="b"><v>{value:d}</v></c>'
+        if value is None or isinstance(value, int | float):
+            return "<c/>" if value is None else f"<c><v>{value}</v></c>"
+        return f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+
+    links = "".join(
+        f'<Relationship Id="r{place}" Type="{space}/officeDocument/2006/relationships/worksheet" Target="/{name}"/>'
+        for place, name in enumerate(parts, 1)
+    )
+    listed = "".join(f'<sheet name="{name}" sheetId="{at}" r:id="r{at}"/>' for at, name in enumerate(sheets, 1))
+    types = "".join(f'<Override PartName="/{name}" ContentType="{kind}.worksheet+xml"/>' for name in parts)
+    return {
+        "[Content_Types].xml": f'<Types xmlns="{space}/package/2006/content-types"><Default Extension="rels" '
+        'ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+        f'<Override PartName="/xl/workbook.xml" ContentType="{kind}.sheet.main+xml"/>{types}</Types>',
+        "_rels/.rels": f'<Relationships xmlns="{space}/package/2006/relationships"><Relationship Id="r" '
+        f'Type="{space}/officeDocument/2006/relationships/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{space}/package/2006/relationships">{links}'
+        "</Relationships>",
+        "xl/workbook.xml": f'<workbook xmlns="{space}/spreadsheetml/2006/main" '
+        f'xmlns:r="{space}/officeDocument/2006/relationships"><sheets>{listed}</sheets></workbook>',
+        **{
+            name: f'<worksheet xmlns="{space}/spreadsheetml/2006/main"><sheetData>'
+            + "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+            + "</sheetData></worksheet>"
+            for name, rows in parts.items()
+        },
+    }
+
+
+def save(path, files: dict[str, str]):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+# CSV of other kinds
+
+
+def test_a_plain_csv_or_parquet_is_left_alone(settings, tmp_path):
+    (tmp_path / "a.csv").write_text(TEXT)
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbf" + b'a,b\r\n"1;2;3",x\r\n')
+    (tmp_path / "c.csv.gz").write_bytes(gzip.compress(b"one\n1\n2\n"))
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "d.parquet")
+    assert not spool.accepts(str(tmp_path), settings)
+    (tmp_path / "e.csv").write_text("a;b\n1;2\n")
+    assert spool.accepts(str(tmp_path), settings)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "latin-1", "utf-16", "utf-16-le", "utf-16-be"])
+def test_separator_and_encoding_are_found(fetch, tmp_path, separator, encoding):
+    path = tmp_path / "a.csv"
+    rows = [
+        ["name", "price", "note"],
+        ["Zoë", "1.5", "plain"],
+        ["Émile Ångström", "2", f'"two{separator}fields\nhere"'],
+    ]
+    path.write_bytes("\r\n".join(separator.join(row) for row in rows).encode(encoding))
+    files = fetch(path)
+    if separator == "," and encoding.startswith("utf-8"):
+        assert list(files) == ["a.csv"]
+        return
+    assert list(files) == ["a.csv.parquet"]
+    table = one(files)
+    assert table.columns == ["name", "price", "note"]
+    assert table.rows() == [("Zoë", "1.5", "plain"), ("Émile Ångström", "2", f"two{separator}fields\nhere")]
+    assert "a.csv is read as" in fetch.said[0]
+
+
+@pytest.mark.parametrize(("end", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_compressed_csv(fetch, tmp_path, end, pack):
+    (tmp_path / f"a.csv.{end}").write_bytes(pack(TEXT.replace(",", ";").encode()))
+    assert one(fetch(tmp_path / f"a.csv.{end}"))["name"].to_list() == ["Zoë", "Émile"]
+
+
+def test_csv_in_zstd(fetch, tmp_path):
+    zstandard = pytest.importorskip("zstandard", reason="needs the extra `files`")
+    (tmp_path / "a.csv.zst").write_bytes(
+        zstandard.compress(TEXT.encode()[:20]) + zstandard.compress(TEXT.encode()[20:])
+    )
+    assert one(fetch(tmp_path / "a.csv.zst"))["name"].to_list() == ["Zoë", "Émile"]
+    (tmp_path / "a.csv.zst").write_bytes(zstandard.compress(TEXT.encode() * 99)[:-9])
+    with pytest.raises(ProjectError, match="cut off"):
+        fetch(tmp_path / "a.csv.zst")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b;c,d\n1,2;3,4\n", "could be separated by comma or semicolon"),
+        ("Имя;цена\nИван;1\n".encode("cp1251"), "encoding is not clear"),
+        ("nazwa;cena\nŁódź;1\n".encode("cp1250"), "encoding is not clear"),
+        ("nom;prix\ncafé;1\n".encode("cp850"), "encoding is not clear"),
+        ("nom;prix\ncafé;1\n".encode("mac_roman"), "encoding is not clear"),
+        ("名前;値段\n日本;1\n".encode("shift_jis"), "encoding is not clear"),
+        ("a;b\n1;2\n".encode("utf-32"), "UTF-32"),
+        (b"a;b\n\x00\x01\x02\x00\x00", "no text"),
+        (b"PK\x03\x04abc", "workbook"),
+        (b"PAR1abc", "Parquet"),
+        (b"\x1f\x8babc", "gzip"),
+        ("a;b\n1;2\n3\n", "row 2 has 1 fields where the header has 2"),
+        ('a;b\n1;"2\n', "ends inside a quote"),
+        ("a;a\n1;2\n", "'a' twice"),
+        ("a;b\n", "no rows"),
+        ("a;b\n1;2\n".encode("utf-16")[:-1], "not UTF-16 throughout"),
+    ],
+)
+def test_what_is_not_clear_or_broken_is_refused(fetch, tmp_path, content, said):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ProjectError, match=said) as caught, left(tmp_path / "spool-1"):
+        fetch(path)
+    assert "a.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_settings_say_what_is_not_clear(fetch, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b;c,d\n1,2;3,4\n")
+    assert one(fetch(tmp_path / "a.csv", delimiter=";")).columns == ["a,b", "c,d"]
+    (tmp_path / "b.csv").write_bytes("nazwa;cena\nŁódź;1\n".encode("cp1250"))
+    assert one(fetch(tmp_path / "b.csv", encoding="cp1250"))["nazwa"].to_list() == ["Łódź"]
+    with pytest.raises(ProjectError, match="unknown name 'nonsense'"):
+        fetch(tmp_path / "b.csv", encoding="nonsense")
+
+
+def test_a_decimal_comma_stays_as_it_is(fetch, tmp_path):
+    (tmp_path / "a.csv").write_text("a;b\n1,5;x\n2,5;y\n")
+    assert one(fetch(tmp_path / "a.csv"))["a"].to_list() == ["1,5", "2,5"]
+
+
+def test_a_line_may_name_the_separator(fetch, tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\na;b\n1;2\n")
+    assert one(fetch(tmp_path / "a.csv")).rows() == [("1", "2")]
+
+
+def test_a_late_letter_is_no_silent_mistake(fetch, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"name;n\n" + b"Anna;1\n" * 60_000 + "Zoë;2\n".encode("cp1252"))
+    with pytest.raises(ProjectError, match="not UTF-8 throughout"):
+        fetch(path)
+
+
+def test_a_decompression_bomb_is_refused(fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(spool._packed, "FREE", 1 << 16)
+    (tmp_path / "a.csv.bz2").write_bytes(bz2.compress(b"a;b\n" + b"1;2\n" * 300_000))
+    with pytest.raises(ProjectError, match=r"decompression bomb.*unpack_ratio"):
+        fetch(tmp_path / "a.csv.bz2")
+    assert one(fetch(tmp_path / "a.csv.bz2", unpack_ratio=1e6)).height == 300_000
+
+
+def test_names_stay_and_others_are_told(fetch, tmp_path):
+    source = tmp_path / "in"
+    (source / "x").mkdir(parents=True)
+    (source / "y").mkdir()
+    (source / "x" / "a.csv").write_text(TEXT)
+    (source / "y" / "a.jsonl").write_text('{"name": "Zoë"}\n')
+    assert list(fetch(source / "**" / "a.*")) == ["x/a.csv", "y/a.jsonl.parquet"]
+    (source / "a.csv").write_text("a;b\n1;2\n")
+    (source / "notes.txt").write_text("no rows")
+    assert list(fetch(source)) == ["a.csv.parquet"]
+    assert spool.told(fetch.folder)["ignored"] == ["notes.txt"]
+    with pytest.raises(ProjectError, match=r"\.jsonl"):
+        fetch(source / "*.txt")
+
+
+def test_what_is_whole_is_not_read_again(settings, tmp_path):
+    path, folder = tmp_path / "a.csv", tmp_path / "spool"
+    path.write_text("a;b\n1;2\n")
+    first = spool.fetch(str(path), folder, settings, print)
+    path.write_text("a;b\n3;4\n")
+    assert spool.fetch(str(path), folder, settings, print) == first
+    assert pl.read_parquet(first[0]).rows() == [("1", "2")]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(fetch, tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n')
+    real = _parts.Parts.add
+
+    def grow(self, frame):
+        with path.open("a") as stream:
+            stream.write('{"a": 2}\n')
+        real(self, frame)
+
+    monkeypatch.setattr(_parts.Parts, "add", grow)
+    with pytest.raises(ProjectError, match="changed while it was read"):
+        fetch(path)
+
+
+def test_many_parts_make_one_file_that_is_always_the_same(fetch, tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("n;t\n" + "".join(f"{number};{'é' * (number % 5)}\n" for number in range(5000)))
+    whole = one(fetch(path))
+    monkeypatch.setattr(_parts, "ROWS", 64)
+    monkeypatch.setattr(spool.csv, "BLOCK", 999)
+    contents = set()
+    for _ in range(3):
+        files = fetch(path)
+        assert one(files).equals(whole)
+        contents.add(files["a.csv.parquet"].read_bytes())
+    assert len(contents) == 1
+    assert whole["n"].to_list() == [str(number) for number in range(5000)]
+
+
+def test_ten_thousand_columns(fetch, tmp_path):
+    names = [f"c{number}" for number in range(10_000)]
+    (tmp_path / "a.csv").write_text("\n".join(";".join(row) for row in (names, *[["1"] * 10_000] * 20)))
+    assert one(fetch(tmp_path / "a.csv")).shape == (20, 10_000)
+
+
+# JSON lines
+
+
+def test_json_lines_keep_every_digit(fetch, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"a": 0.1000, "b": "x\\u00e9", "c": null, "d": true}\r\n\n'
+        b'{"a": 12345678901234567890, "e": [1, {"f": 2}], "b": "many"}'
+    )
+    assert one(fetch(path)).to_dicts() == [
+        {"a": "0.1000", "b": "xé", "c": None, "d": "true", "e": None},
+        {"a": "12345678901234567890", "b": "many", "c": None, "d": None, "e": '[1, {"f": 2}]'},
+    ]
+    (tmp_path / "b.ndjson.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert one(fetch(tmp_path / "b.ndjson.gz")).equals(one(fetch(path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'[{"a": 1}]', "JSON array"),
+        (b'{"a": 1}\n{"a": 2', "line 2 is no JSON object"),
+        (b'{"a": 1}\n7\n', "line 2 is no JSON object"),
+        (b'{"a": NaN}\n', "line 1"),
+        (b'{"a": "\xff"}\n', "a.jsonl"),
+        (b'{"a": "\\ud800"}\n', "a.jsonl"),
+        (b"\n\n", "no rows"),
+        (b"", "no rows"),
+    ],
+)
+def test_broken_json_lines_are_refused(fetch, tmp_path, content, said):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ProjectError, match=said) as caught:
+        fetch(path)
+    assert "\n" not in str(caught.value)
+
+
+# workbooks
+
+
+def test_a_workbook(fetch, tmp_path):
+    pytest.importorskip("fastexcel", reason="needs the extra `files`")
+    rows = [["name", "n", " b "], ["Zoë", 3, True], [None, None, None], ["many", 0.1, None], [5, "x", False]]
+    path = save(tmp_path / "a.xlsx", workbook({"Orders": rows, "Empty": []}))
+    assert one(fetch(path)).rows() == [("Zoë", "3", "true"), ("many", "0.1", None), ("5", "x", "false")]
+    assert one(fetch(path)).columns == ["name", "n", "b"]
+    path = save(tmp_path / "b.xlsx", workbook({"Orders": rows, "Notes": [["x"], ["y"]]}))
+    with pytest.raises(ProjectError, match=r"several sheets.*Orders, Notes"):
+        fetch(path)
+    assert one(fetch(f"{path}#Notes")).rows() == [("y",)]
+    with pytest.raises(ProjectError, match="no sheet 'Note'"):
+        fetch(f"{path}#Note")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a,b\n1,2\n", "no workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "password"),
+        (workbook({"S": [["a", "a"], [1, 2]]}), "'a' twice"),
+        (workbook({"S": [["a", None], [1, 2]]}), "column 2, which has no name"),
+        (workbook({"S": [["a"]]}), "no rows"),
+        (workbook({"S": []}), "no rows"),
+        ({"mimetype": "x", "META-INF/manifest.xml": "<encryption-data/>"}, "password"),
+        ({"xl/workbook.xml": " " * 3_000_000}, "decompression bomb"),
+    ],
+)
+def test_bad_workbooks_are_refused(fetch, tmp_path, monkeypatch, content, said):
+    pytest.importorskip("fastexcel", reason="needs the extra `files`")
+    monkeypatch.setattr(spool.excel, "FREE", 1 << 20)
+    path = tmp_path / "a.xlsx"
+    save(path, content) if isinstance(content, dict) else path.write_bytes(content)
+    with pytest.raises(ProjectError, match=said) as caught:
+        fetch(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_workbook_cut_off_is_refused(fetch, tmp_path):
+    pytest.importorskip("fastexcel", reason="needs the extra `files`")
+    path = save(tmp_path / "a.xlsx", workbook({"S": [["a"], *([number] for number in range(999))]}))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ProjectError, match="cut off"):
+        fetch(path)
+
+
+# databases
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A SQLite database with a table whose order is not that of its key, and with mixed types."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE orders (id INTEGER, name TEXT, price REAL, any, PRIMARY KEY (id DESC))")
+        rows = [(number, f"n{number}", number / 4, ["x", 1, None, b"\x01"][number % 4]) for number in range(100)]
+        connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", rows)
+    return path
+
+
+def test_a_table_in_the_order_of_its_key(fetch, shop):
+    table = one(fetch(f"sqlite:///{shop}?table=orders"))
+    assert table["id"].to_list() == list(range(100))
+    assert table.dtypes == [pl.Int64, pl.String, pl.Float64, pl.String]
+    assert table["any"].to_list()[:4] == ["x", "1", None, "01"]
+
+
+def test_a_query_in_its_own_order(fetch, shop, monkeypatch):
+    monkeypatch.setattr(spool.sql, "ROWS", 7)
+    table = one(fetch(f"sqlite:///{shop}?query=SELECT name, id FROM orders WHERE name LIKE 'n1%25' ORDER BY id DESC"))
+    assert table.columns == ["name", "id"]
+    assert table["id"].to_list() == [*range(19, 9, -1), 1]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("?table=nothing", "no table nothing"),
+        ("", "needs either"),
+        ("?query=SELECT missing FROM orders", "refused the work .no such column"),
+        ("?query=DELETE FROM orders RETURNING id", "readonly"),
+        ("?query=SELECT 1 AS a, 2 AS a", "'a' twice"),
+        ("?query=SELECT id FROM orders WHERE false", "no rows"),
+    ],
+)
+def test_a_wrong_question_is_said(fetch, shop, url, said):
+    with pytest.raises(ProjectError, match=said) as caught:
+        fetch(f"sqlite:///{shop}{url}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_is_not_there_is_not_made(fetch, tmp_path):
+    with pytest.raises(ProjectError, match="no database"):
+        fetch(f"sqlite:///{tmp_path}/gone.db?table=a")
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_a_database_that_is_away_is_waited_for(fetch, shop, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST", 0.01)
+    holder = sqlite3.connect(shop, isolation_level=None, check_same_thread=False)
+    holder.execute("BEGIN EXCLUSIVE")
+    real = remote.database
+    monkeypatch.setattr(spool.sql, "database", lambda *a, **k: _impatient(real(*a, **k)))
+    with pytest.raises(ProjectError, match=r"was away for 0.1 s"):
+        fetch(f"sqlite:///{shop}?table=orders", patience_seconds=0.1)
+    released = threading.Timer(0.3, holder.rollback)
+    released.start()
+    assert one(fetch(f"sqlite:///{shop}?table=orders")).height == 100
+    assert "is away" in fetch.said[0]
+    released.join()
+    holder.close()
+
+
+def _impatient(opened):
+    from sqlalchemy import event
+
+    event.listen(opened.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0"))
+    return opened
+
+
+def test_rows_are_neither_lost_nor_doubled_when_a_read_is_cut_off(fetch, shop, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST", 0.01)
+    monkeypatch.setattr(spool.sql, "ROWS", 9)
+    left, real = [3], spool.sql._read
+
+    def cut(*arguments):
+        parts = arguments[-1]
+        add = parts.add
+
+        def once(frame):
+            add(frame)
+            if parts.rows > 30 and left[0]:
+                left[0] -= 1
+                raise remote.Away("cut off")
+
+        monkeypatch.setattr(parts, "add", once)
+        real(*arguments)
+
+    monkeypatch.setattr(spool.sql, "_read", cut)
+    assert one(fetch(f"sqlite:///{shop}?table=orders"))["id"].to_list() == list(range(100))
+    assert left == [0]
+
+
+def test_passwords_are_shown_nowhere(settings):
+    url = "postgresql://ada:s3cret@host/shop?table=orders"
+    assert remote.shown(url) == "postgresql://ada:***@host/shop?table=orders"
+    assert "s3cret" not in remote.shown("postgresql://host/shop?user=ada&password=s3cret&table=a")
+    with pytest.raises(ProjectError, match="never written down"):
+        remote.whole(remote.shown(url), settings)
+    assert remote.whole(remote.shown(url), with_settings(settings, input=url)) == url
+
+
+def test_an_unknown_kind_of_url_is_said(fetch):
+    with pytest.raises(ProjectError, match="no kind that is known"):
+        fetch("ftp://host/rows.csv")
+
+
+# object stores
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A folder that stands for a bucket."""
+    stores = pytest.importorskip("obstore.store", reason="needs the extra `objects`")
+    folder = tmp_path / "bucket"
+    for name in ("2025/a.csv", "2026/a.csv", "2026/b.jsonl", "2026/deep/c.csv", "2026/notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('{"name": "x"}\n' if name.endswith("jsonl") else TEXT)
+    opened = stores.LocalStore(folder)
+    monkeypatch.setattr(spool.objects, "bucket", lambda url: (opened, url.partition("://")[2].partition("/")[2]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("2026/", ["a.csv", "b.jsonl.parquet"]),
+        ("2026/a.csv", ["a.csv"]),
+        ("*/a.csv", ["2025/a.csv", "2026/a.csv"]),
+        ("2026/**/*.csv", ["a.csv", "deep/c.csv"]),
+    ],
+)
+def test_objects_of_a_folder_a_key_or_a_pattern(fetch, store, key, names):
+    files = fetch(f"s3://bucket/{key}")
+    assert list(files) == names
+    assert all("Zoë" in path.read_text() for name, path in files.items() if name.endswith("csv"))
+
+
+@pytest.mark.parametrize("key", ["nothing/", "2026/notes.txt", "*.parquet"])
+def test_no_object_is_said(fetch, store, key):
+    with pytest.raises(ProjectError, match="bucket"):
+        fetch(f"s3://bucket/{key}")
+
+
+def test_an_object_that_changes_meanwhile_is_refused(fetch, store, monkeypatch):
+    real = spool.objects._list
+
+    def change(*arguments):
+        found = real(*arguments)
+        (store / "2026" / "a.csv").write_text(TEXT * 2)
+        return found
+
+    monkeypatch.setattr(spool.objects, "_list", change)
+    with pytest.raises(ProjectError, match="changed while it was read"):
+        fetch("s3://bucket/2026/a.csv")
+
+
+def test_a_download_that_is_cut_off_goes_on(fetch, store, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST", 0.01)
+    real, cuts = spool.objects._download, []
+
+    def cut(store_, one, target, name):
+        if len(cuts) < 2:
+            cuts.append(target.write_bytes((store / one["path"]).read_bytes()[: 10 + len(cuts)]))
+            raise remote.Away("cut off")
+        real(store_, one, target, name)
+
+    monkeypatch.setattr(spool.objects, "_download", cut)
+    assert fetch("s3://bucket/2026/a.csv")["a.csv"].read_text() == TEXT
+    assert len(cuts) == 2
+
+
+# the disk
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A disk of two megabytes."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.name == "nt" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("rows", [60_000, 400_000])
+def test_a_full_disk_is_said_and_left_empty(settings, tmp_path, tiny, rows):
+    path = tmp_path / "a.csv"
+    with path.open("w") as stream:
+        stream.write("a;b\n")
+        stream.writelines(f"{os.urandom(60).hex()};{number}\n" for number in range(rows))
+    with pytest.raises(ProjectError, match="No space left") as caught:
+        spool.fetch(str(path), tiny / "spool", settings, print)
+    assert "\n" not in str(caught.value)
+    assert not [one for one in tiny.rglob("*") if one.is_file()]
+
+
+def test_spooled_files_are_read_like_any(fetch, tmp_path):
+    (tmp_path / "a.csv").write_text("a;b\n1;2\n")
+    paths = list(fetch(tmp_path / "a.csv").values())
+    assert dict(sources.inspect(sources.identify(paths), ["a"])) == {"a": pl.String(), "b": pl.String()}
+    assert json.loads((fetch.folder / "whole" / "spool.json").read_bytes())["input"].endswith("a.csv")
+
+
+# Delta
+
+
+def test_a_version_of_a_delta_table(fetch, tmp_path):
+    deltalake = pytest.importorskip("deltalake", reason="needs the extra `delta`")
+    deltalake.write_deltalake(tmp_path / "table", pl.DataFrame({"p": ["x", "y"], "a": [1, 2]}), partition_by=["p"])
+    deltalake.write_deltalake(tmp_path / "table", pl.DataFrame({"p": ["x"], "a": [3]}), mode="append")
+    deltalake.DeltaTable(tmp_path / "table").delete("a = 1")
+    table = one(fetch(f"delta:{tmp_path}/table"))
+    assert sorted(table.rows()) == [("x", 3), ("y", 2)]
+    assert spool.told(fetch.folder)["facts"] == {"version": 2}
+    assert sorted(one(fetch(f"delta:{tmp_path}/table?version=0"))["a"]) == [1, 2]
+    with pytest.raises(ProjectError, match="cannot be read"):
+        fetch(f"delta:{tmp_path}/table?version=9")
+    with pytest.raises(ProjectError, match="no Delta table"):
+        fetch(f"delta:{tmp_path}/nothing")
