@@ -28,7 +28,8 @@ def needs(*programs: str) -> None:
 
 def needs_module(python: Path, *modules: str) -> None:
     """Skip the test when an environment lacks a module; on continuous integration (CI is set), fail."""
-    missing = [name for name in modules if subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode]
+    found = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
+    missing = [name for name in modules if subprocess.run([python, "-c", found, name]).returncode]
     if missing:
         reason = f"needs {', '.join(missing)} in {python.parents[1]}: .ci/run says how to get it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)

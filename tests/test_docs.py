@@ -12,7 +12,7 @@ from support import ROOT, needs
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WAIT = """
-for i in $(seq 300); do curl --fail --silent --output /dev/null http://127.0.0.1:8000/health/ready && break; sleep 0.1; done
+for i in $(seq 600); do curl --fail --silent http://127.0.0.1:8000/health/ready && break; sleep 0.1; done
 """
 
 

@@ -29,7 +29,7 @@ def load(name):
 
 def keep(new, truth, predictions):
     new.assign(outcome=np.asarray(truth)).to_csv(folder / "sample.csv", index=False)
-    new.head(40).to_json(folder / "rows.json", orient="records")
+    (folder / "rows.json").write_text(json.dumps(new.head(40).replace({np.nan: None}).to_dict("records")))
     (folder / "expected.json").write_text(json.dumps(np.asarray(predictions)[:40].tolist()))
 """
 KINDS = {
@@ -217,7 +217,8 @@ def test_served_as_the_original_predicts(kind, default_project, team, tmp_path):
         shutil.copy(folder / "scores.py", project)
     reference = name if ":" in name else str(folder / name)
     options = [str(folder / word) if word == "weights.json" else word for word in OPTIONS.get(name, [])]
-    printed = tool("model", "import", reference, "--sample", str(folder / "sample.csv"), "--target", "outcome", *options)
+    sample = str(folder / "sample.csv")
+    printed = tool("model", "import", reference, "--sample", sample, "--target", "outcome", *options)
     version = printed.split()[-1]
     parity = json.loads((project / f"data/models/versions/{version}/parity.json").read_text())
     # Small hold-outs: whether the model is good enough is for another test.

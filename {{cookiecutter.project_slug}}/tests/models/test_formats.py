@@ -169,7 +169,7 @@ def graph(table: pd.DataFrame, target: Any, **options: Any) -> Any:
     """Return a classifier of a team as ONNX, its own outputs and all."""
     from skl2onnx import to_onnx
 
-    model = LogisticRegression(max_iter=5000).fit(table.to_numpy(np.float32), target)
+    model = LogisticRegression(max_iter=200).fit(table.to_numpy(np.float32), target)
     return model, to_onnx(model, table.to_numpy(np.float32)[:1], **options)
 
 
@@ -283,7 +283,7 @@ def test_link_in_an_mlflow_folder_is_refused(settings: Settings, diabetes: pd.Da
         import_model(settings, source_of(tmp_path / "m", tmp_path))
 
 
-@pytest.mark.parametrize("flavour", ["pickle", "python_function"])
+@pytest.mark.parametrize("flavour", ["pickle", "disguise", "python_function"])
 def test_code_in_an_mlflow_folder_is_not_run_without_leave(
     settings: Settings, diabetes: pd.DataFrame, tmp_path: Path, flavour: str
 ) -> None:
@@ -291,9 +291,10 @@ def test_code_in_an_mlflow_folder_is_not_run_without_leave(
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "ran",)
 
-    name, entry = ("sklearn", "pickled_model") if flavour == "pickle" else (flavour, "python_model")
-    mlmodel(tmp_path / "m", {entry: "model.pkl", "loader_module": "mlflow.pyfunc.model"}, name)
-    joblib.dump(Trap(), tmp_path / "m" / "model.pkl")
+    name, entry = (flavour, "python_model") if flavour == "python_function" else ("sklearn", "pickled_model")
+    file = "model.bin" if flavour == "disguise" else "model.pkl"
+    mlmodel(tmp_path / "m", {entry: file, "loader_module": "mlflow.pyfunc.model"}, name)
+    joblib.dump(Trap(), tmp_path / "m" / file)
     with pytest.raises(ProjectError, match="--trust-pickle"):
         import_model(settings, source_of(tmp_path / "m", tmp_path))
     assert not (tmp_path / "ran").exists()
@@ -370,6 +371,7 @@ def test_native_regressions(
     wanted = SAVE[extra](diabetes, load_diabetes().target, tmp_path / name, objective, needs_extra(extra))
     bundle = import_model(settings, source_of(tmp_path / name, tmp_path))
     assert bundle.manifest["format"] == extra
+    assert objective in bundle.provenance["training"]["parameters"]["objective"]
     np.testing.assert_allclose(predicted(bundle, diabetes)["prediction"], wanted, rtol=1e-3)
 
 

@@ -284,6 +284,8 @@ def _mode(outputs: Mapping[str, Array], target: pl.Series | None) -> tuple[Mode,
 
 
 def _shares(scores: Array) -> bool:
+    """Whether scores are probabilities, by the rows that have any."""
+    scores = scores[np.isfinite(scores).all(axis=1)]
     return bool((scores >= 0).all() and (np.abs(scores.sum(axis=1, dtype=np.float64) - 1) < CLOSE).all())
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Adopted", "Graph", "NotConvertibleError", "adopt", "attempts", "reference"]
 
-OPSETS = {"": 19, "ai.onnx.ml": 3}  # read by every version of onnxruntime that the project allows
+OPSETS = {"": 19, "ai.onnx.ml": 3}  # old enough for every ONNX Runtime that the project allows
 BOOSTED = {"xgboost": ("XGBClassifier", "XGBRegressor"), "lightgbm": ("LGBMClassifier", "LGBMRegressor")}
 
 

@@ -205,7 +205,8 @@ def _sample(rows: pl.DataFrame, truth: pl.Series | None, most: int) -> bytes:
 def _provenance(settings: Settings, source: Source, imported: Imported) -> dict[str, Any]:
     steps = getattr(imported.estimator, "steps", [])
     final = steps[-1][1] if steps else imported.estimator
-    parameters = final.get_params(deep=False) if hasattr(final, "get_params") else imported.origin.get("params", {})
+    parameters = final.get_params(deep=False) if hasattr(final, "get_params") else {}
+    told = parameters or imported.origin.get("params", {})
     libraries = {*LIBRARIES, *([imported.library] if imported.library else [])}
     return {
         "source": _short(source.reference),
@@ -220,7 +221,7 @@ def _provenance(settings: Settings, source: Source, imported: Imported) -> dict[
         "training": {
             "algorithm": "ONNX graph" if imported.graph else type(final).__name__,
             "steps": [type(step).__name__ for _, step in steps],
-            "parameters": {key: repr(value) for key, value in sorted(parameters.items())},
+            "parameters": {key: repr(value) if parameters else str(value) for key, value in sorted(told.items())},
         },
     }
 

@@ -149,7 +149,8 @@ def library(module: str, extra: str) -> Any:
         return import_module(module)
     except ImportError:
         install = f"pip install '{PACKAGE.replace('_', '-')}[{extra}]'" if extra else f"pip install {module}"
-        raise ProjectError(f"this model needs {module}, which is not installed: {install}") from None
+        name = module.partition(".")[0]
+        raise ProjectError(f"this model needs {name}, which is not installed: {install}") from None
 
 
 def survive(path: Path, code: str) -> None:

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 KIND = "LightGBM (.txt, .model)"
 SUFFIXES = (".txt", ".model", ".lgb", ".lgbm")
+PARAMETERS = (  # of the hundred in its file those that people ask for
+    "objective",
+    "num_iterations",
+    "learning_rate",
+    "num_leaves",
+    "max_depth",
+    "min_data_in_leaf",
+    "bagging_fraction",
+    "feature_fraction",
+    "lambda_l1",
+    "lambda_l2",
+)
 WHOLE = re.compile(r"^tree\n.*?^end of trees$.*^end of parameters$", re.DOTALL | re.MULTILINE)
 
 
@@ -99,7 +111,9 @@ def read(found: Found) -> Imported:
         raise ProjectError(f"{found.path.name} cannot be loaded: it is cut off; save it again")
     survive(found.path, "import sys, lightgbm; lightgbm.Booster(model_file=sys.argv[1])")
     files = {"model.txt": content}
-    return Imported(_load(found.path), "lightgbm", files, "model.txt", origin=found.origin, library="lightgbm")
+    told = dict(re.findall(r"^\[(\w+): (.+)\]$", content.decode("utf-8", "replace"), re.MULTILINE))
+    origin = {**found.origin, "params": {name: told[name] for name in PARAMETERS if name in told}}
+    return Imported(_load(found.path), "lightgbm", files, "model.txt", origin=origin, library="lightgbm")
 
 
 def load(bundle: Bundle) -> Any:

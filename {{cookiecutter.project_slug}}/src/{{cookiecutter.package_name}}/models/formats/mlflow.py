@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -117,12 +118,16 @@ def read(found: Found) -> Imported:
     native = next((name for name in NATIVE if name in flavours and not flavours[name].get("code")), None)
     if native:
         path = found.path / str(flavours[native].get(NATIVE[native]))
+        if not path.is_file():
+            raise ProjectError(f"{found.path.name} lacks the file of its {native} model: log it with a newer MLflow")
         module: ModuleType = {"sklearn": sklearn, "xgboost": xgboost, "lightgbm": lightgbm, "onnx": onnx}[native]
         module = sklearn if sklearn.accepts(str(path)) else module
         if module is onnx:
             onnx.gather(str(path), ())  # its external data too must lie inside
         inner: Imported = module.read(Found(module, path, {}, found.trust_pickle, found.trusted))
-        return Imported(**{**vars(inner), "columns": columns or inner.columns, "kinds": kinds, "origin": origin})
+        return Imported(
+            **{**vars(inner), "columns": columns or inner.columns, "kinds": kinds, "origin": {**inner.origin, **origin}}
+        )
     return _pyfunc(found, flavours, columns, kinds, origin)
 
 
@@ -213,7 +218,8 @@ def _fetch(uri: str) -> tuple[Path, dict[str, Any]]:
         try:
             data = client.get_run(run_id).data
             tags = {key: value for key, value in data.tags.items() if not key.startswith("mlflow.")}
-            origin |= {"params": dict(data.params), "metrics": dict(data.metrics), "tags": tags}
+            metrics = {name: value if math.isfinite(value) else str(value) for name, value in data.metrics.items()}
+            origin |= {"params": dict(data.params), "metrics": metrics, "tags": tags}
         except Exception as error:  # the run may be gone, the model is there
             origin["run"] = f"not available: {first_line(error)}"
     return folder, origin

@@ -68,7 +68,7 @@ def read(found: Found) -> Imported:
         ProjectError: with the reason.
     """
     path = found.path
-    pickled = path.suffix in PICKLES
+    pickled = path.suffix != ".skops"  # by whatever name
     if pickled and not found.trust_pickle:
         raise ProjectError(
             f"{path.name} is a pickle, which runs code when it is loaded: save the model with skops instead,"

@@ -123,11 +123,11 @@ def read(found: Found) -> Imported:
     library("xgboost", "xgboost")
     survive(found.path, "import sys, xgboost; xgboost.Booster(model_file=sys.argv[1])")
     suffix = found.path.suffix if found.path.suffix in (".json", ".ubj") else _suffix(found.path)
-    name = f"model{suffix}"
-    content = found.path.read_bytes()
-    return Imported(
-        _load(content, found.path), "xgboost", {name: content}, name, origin=found.origin, library="xgboost"
-    )
+    name, content = f"model{suffix}", found.path.read_bytes()
+    model = _load(content, found.path)
+    params = {"objective": model.objective, "rounds": model.booster.num_boosted_rounds()}  # its file holds no others
+    origin = {**found.origin, "params": params}
+    return Imported(model, "xgboost", {name: content}, name, origin=origin, library="xgboost")
 
 
 def load(bundle: Bundle) -> Any:
