@@ -73,7 +73,8 @@ GAPS = make_pipeline(
 
 def convert(estimator: Any, table: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
     """Return the report of each attempt, up to the first that passes, with the precision of its numbers."""
-    frame = pl.from_pandas(table, nan_to_null=True)
+    values = {name: [None if value != value else value for value in table[name].to_list()] for name in table}
+    frame = pl.DataFrame(values)
     probabilities = hasattr(estimator, "predict_proba")
     original = OriginalRuntime(estimator, probabilities).predict(frame)
     reports = []
