@@ -162,6 +162,19 @@ def test_what_a_model_without_probabilities_predicts_is_seen(
     assert output["prediction"].to_list() == list(wanted)
 
 
+def test_more_than_ten_classes_keep_their_order(
+    settings: Settings, diabetes: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    label = "np.arange(len(t)) % 12"
+    code = f"class M:\n    def predict(self, t):\n        return np.eye(12)[{label}]\n"
+    (tmp_path / "m.py").write_text(f"import numpy as np\n{code}\ndef load(folder):\n    return M()\n")
+    pl.read_csv("s.csv").with_columns(y=pl.int_range(pl.len()) % 12).write_csv("s.csv")
+    bundle = import_model(settings, source_of("m:load", tmp_path))
+    assert bundle.signature.outputs[0].categories == tuple(range(12))  # 2 before 10, as the model's columns are
+    assert predicted(bundle, diabetes)["prediction"].to_list() == (np.arange(len(diabetes)) % 12).tolist()
+
+
 # --- ONNX
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def ask(imported: Imported, table: pl.DataFrame, signature: Signature, truth: pl
     if not values.ndim or len(values) != probe.height:
         count = len(values) if values.ndim else 1
         raise ProjectError(f"the model gives {count} answers for {probe.height} rows: it must give one for each")
-    known = [] if truth is None or truth.dtype.is_float() else sorted(truth.unique().to_list(), key=str)
+    known = [] if truth is None or truth.dtype.is_float() else _ordered(truth.unique())
     if values.ndim > 1:
         return _scores(values, known)
     if hasattr(estimator, "classes_"):
@@ -108,12 +108,21 @@ def _values(values: Array, known: Sequence[Any]) -> Answers:
         values = values.astype(float)
     seen = set(values.tolist())
     if values.dtype.kind in "bOUS":
-        return Answers((values, None), sorted({*seen, *known}, key=str))
+        return Answers((values, None), _ordered({*seen, *known}))
     if values.dtype.kind in "iu" and len(known) <= CLASSES and seen <= set(known):
         return Answers((values, None), known)
     if not np.isfinite(values := values.astype(float)).all():
         raise ProjectError("the model gives no finite number for some rows of the sample: see what it makes of them")
     return Answers((values, None), None)
+
+
+def _ordered(classes: Iterable[Any]) -> list[Any]:
+    """Order classes as scikit-learn does: numbers by value; as text only where kinds are mixed."""
+    known = list(classes)
+    try:
+        return sorted(known)
+    except TypeError:
+        return sorted(known, key=str)
 
 
 def _classes(classes: Any) -> list[Any]:
