@@ -13,7 +13,8 @@ GET_UV = $(PYTHON) $(PIP) --target build/uv uv 2>/dev/null || { $(PYTHON) -m ven
 	echo "error: this Python has neither pip nor venv: install them (python3-venv on Debian)" >&2; exit 1; }
 TOOLS := build/tools
 BIN := $(TOOLS)/bin
-PROJECT_LOCK := {{cookiecutter.project_slug}}/requirements.lock
+PROJECT := {{cookiecutter.project_slug}}
+PROJECT_LOCK := $(PROJECT)/requirements.lock
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -21,13 +22,13 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: demo test new try check sync lock pictures bench bench-batch environment clean help
+.PHONY: demo test new try check sync lock pictures bench bench-swap bench-batch environment team clean help
 
 demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
 	@$(BIN)/python scripts/render.py $(DEMO)
 	@$(MAKE) --no-print-directory -C $(DEMO)/bike-demand demo UV=$(CURDIR)/$(BIN)/uv
 
-test: environment ## Run all tests
+test: environment team ## Run all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 new: $(TOOLS)/.installed ## Ask the questions and make a project beside this folder (OUT=folder: elsewhere)
@@ -46,11 +47,13 @@ check: $(TOOLS)/.installed ## Lint, formatting, types, and whether copier.yml is
 sync: $(TOOLS)/.installed ## Write copier.yml anew from cookiecutter.json
 	@$(BIN)/python scripts/sync_copier.py
 
-lock: $(TOOLS)/.installed ## Write both requirements.lock anew: the tools' and the generated project's
+lock: $(TOOLS)/.installed ## Write every lock anew: of the tools, of the generated project, of a team that trains models
 	@$(COMPILE) --output-file requirements.lock pyproject.toml
 	@rm -rf build/lock && $(BIN)/python scripts/render.py build/lock
-	@cd build/lock/bike-demand && $(CURDIR)/$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
-	@cp build/lock/bike-demand/requirements.lock "$(PROJECT_LOCK)"
+	@$(MAKE) --no-print-directory -C build/lock/bike-demand lock UV=$(CURDIR)/$(BIN)/uv INSTALLED=
+	@cp build/lock/bike-demand/requirements*.lock "$(PROJECT)/"
+	@cd build/lock/bike-demand && $(CURDIR)/$(COMPILE) --all-extras --output-file $(CURDIR)/tests/team.lock \
+		pyproject.toml $(CURDIR)/tests/team.in
 
 pictures: $(TOOLS)/.installed ## Take the pictures of README and docs from the demo project
 	@$(BIN)/python scripts/pictures.py
@@ -61,12 +64,22 @@ bench: $(TOOLS)/.installed ## Measure what a new user waits for, and write bench
 bench-batch: team ## Measure batches: pandas, ONNX Runtime, one and two workers, Spark; write benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/batch.py
 
+bench-swap: $(TOOLS)/.installed ## Measure 100 swaps of models at 500 requests a second, and write benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/swap.py
+
 environment: $(TOOLS)/.installed ## Make build/env, the one environment in which tests run rendered projects
 	@cmp -s "$(PROJECT_LOCK)" build/env/requirements.lock || { \
 		echo "Installing the generated project's libraries into build/env"; \
 		test -x build/env/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python build/env; \
 		$(BIN)/uv pip sync --quiet --compile-bytecode --python build/env/bin/python --require-hashes "$(PROJECT_LOCK)" && \
 		cp "$(PROJECT_LOCK)" build/env/requirements.lock; }
+
+team: $(TOOLS)/.installed ## Make build/team, where tests train models as teams do and run foreign servers (MLflow, S3)
+	@cmp -s tests/team.lock build/team/requirements.lock || { \
+		echo "Installing the libraries of a training team into build/team"; \
+		test -x build/team/bin/python || $(BIN)/uv venv --quiet --seed --python $(BIN)/python build/team; \
+		$(BIN)/uv pip install --quiet --compile-bytecode --python build/team/bin/python --require-hashes -r tests/team.lock && \
+		cp tests/team.lock build/team/requirements.lock; }
 
 clean: ## Remove everything that these commands made
 	@rm -rf build

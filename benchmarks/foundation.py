@@ -7,11 +7,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
-import re
-import shutil
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,34 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HERE = ROOT / "benchmarks"
-TOOLS = Path(sys.executable).parent
-PERSON = ["-c", "user.name=bench", "-c", "user.email=bench@example.com"]
+from common import TOOLS, copy_of_template, first_row, free_port, rounds, write
+
 DEADLINE = 120.0
-
-Figure = dict[str, object]
-
-
-def copy_of_template(target: Path) -> Path:
-    """Copy the work tree, without what git ignores, into a repository with one tag."""
-    listing = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "x"], ["tag", "v0.1.0"]):
-        subprocess.run(["git", "-C", str(target), *PERSON, *command], check=True)
-    return target
-
-
-def rounds(name: str, goal: float, count: int, measure: Callable[[int], float]) -> Figure:
-    """Measure some rounds in seconds; print and return their median and spread beside the goal."""
-    seconds = [measure(number) for number in range(count)]
-    figure: Figure = {"what": name, "goal": goal, "median": round(statistics.median(seconds), 2), "rounds": count}
-    figure |= {"fastest": round(min(seconds), 2), "slowest": round(max(seconds), 2)}
-    print(f"{name:<48} median {figure['median']} s   {figure['fastest']} to {figure['slowest']} s   goal {goal} s")
-    return figure
 
 
 def render(engine: str, template: Path, folder: Path) -> Callable[[int], float]:
@@ -87,12 +57,7 @@ def demo(template: Path) -> tuple[float, float]:
 def first_prediction(project: Path) -> float:
     """Start the service; return the seconds until a prediction is answered."""
     tool = project / ".venv/bin/bike-demand"
-    shown = json.loads(subprocess.run([tool, "model", "show", "--json"], cwd=project, capture_output=True).stdout)
-    columns = shown["signature"]["properties"]["input"]["properties"]
-    row = {name: (column.get("examples") or column.get("enum") or [False])[0] for name, column in columns.items()}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    row, port = first_row(project), free_port()
     start = time.perf_counter()
     service = subprocess.Popen([tool, "serve", "--port", str(port)], cwd=project, stdout=-3, stderr=-3)
     try:
@@ -110,28 +75,6 @@ def first_prediction(project: Path) -> float:
     finally:
         service.terminate()
         service.wait()
-
-
-def machine() -> str:
-    """Describe where this was measured."""
-    model = (
-        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    )
-    cores = f"{os.cpu_count()} cores" + (f" of {model[1]}" if model else "")
-    return f"{cores}, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-
-
-def write(figures: list[Figure]) -> None:
-    """Write the figures for people and for programs."""
-    where, day = machine(), time.strftime("%Y-%m-%d")
-    document = {"machine": where, "date": day, "figures": figures}
-    (HERE / "results.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    lines = ["# Measured", "", f"{day}, {where}. Made by `make bench`; seconds of whole processes.", ""]
-    lines += ["| what | median | fastest to slowest | rounds | goal |", "|---|---|---|---|---|"]
-    for one in figures:
-        spread = f"{one['fastest']} to {one['slowest']}"
-        lines.append(f"| {one['what']} | {one['median']} | {spread} | {one['rounds']} | {one['goal']} |")
-    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -153,7 +96,7 @@ def main() -> int:
         figures.append(rounds("make demo again, everything checked", 15, 1, lambda _: again))
         project = template / "build/demo/bike-demand"
         figures.append(rounds("first prediction after `serve`", 2, count, lambda _: first_prediction(project)))
-    write(figures)
+    write("foundation", "What a new user waits for", "`make bench`; seconds of whole processes", figures)
     return 0
 
 

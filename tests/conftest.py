@@ -98,3 +98,16 @@ def environment() -> Path:
     if not python.is_file() or lock.read_bytes() != (ROOT / TEMPLATE / "requirements.lock").read_bytes():
         pytest.fail("build/env is missing or out of date: run `make environment`", pytrace=False)
     return Path(os.path.abspath(python))
+
+
+@pytest.fixture(scope="session")
+def team() -> Path:
+    """Return the python of an environment with what teams train with and all extras of the project.
+
+    It also has MLflow's server and an S3 server. `make team` makes it.
+    """
+    python = ROOT / "build/team/bin/python"
+    lock = ROOT / "build/team/requirements.lock"
+    if not python.is_file() or lock.read_bytes() != (ROOT / "tests/team.lock").read_bytes():
+        pytest.fail("build/team is missing or out of date: run `make team`", pytrace=False)
+    return Path(os.path.abspath(python))

@@ -26,6 +26,15 @@ def needs(*programs: str) -> None:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
+def needs_module(python: Path, *modules: str) -> None:
+    """Skip the test when an environment lacks a module; on continuous integration (CI is set), fail."""
+    found = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
+    missing = [name for name in modules if subprocess.run([python, "-c", found, name]).returncode]
+    if missing:
+        reason = f"needs {', '.join(missing)} in {python.parents[1]}: .ci/run says how to get it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
 def git(folder: Path, *arguments: str) -> str:
     """Run git in `folder`; return what it prints."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)

@@ -222,7 +222,7 @@ def test_slugs_are_what_a_person_expects(name, slug):
 
 
 def test_every_library_and_module_is_a_reserved_word():
-    lock = (ROOT / TEMPLATE / "requirements.lock").read_text()
+    lock = (ROOT / TEMPLATE / "requirements-extras.lock").read_text()
     libraries = {re.sub(r"[-.]+", "_", name.lower()) for name in re.findall(r"^([\w.-]+)==", lock, re.M)}
     modules = {name for name in sys.stdlib_module_names if name.islower() and not name.startswith("_")}
     words = {word for word in keyword.kwlist if word.islower()}

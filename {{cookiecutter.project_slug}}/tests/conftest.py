@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +52,8 @@ sys.meta_path.insert(0, Alias())
 from project.models.importing import Source, import_model  # noqa: E402
 from project.models.registry import CHAMPION, Registry  # noqa: E402
 from project.settings import PREFIX, Settings, load  # noqa: E402
+
+EXTRAS = bool(os.environ.get("CI")) and os.environ.get(f"{PREFIX}TEST_EXTRAS") == "1"
 
 
 def sample(rows: int = 600, seed: int = 7) -> pl.DataFrame:
@@ -114,8 +118,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
         path, rows = folder / f"{target}.skops", folder / f"{target}.csv"
         skops.io.dump(estimator(target, frame), path)
         frame.drop(other).write_csv(rows)
-        sources[target] = Source(path, rows, target)
+        sources[target] = Source(str(path), rows, target)
     return sources
+
+
+@pytest.fixture(scope="session")
+def biased(trained: dict[str, Source], tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A regression that says 50 hires too many in the harbour, and is good elsewhere."""
+    import skops.io
+
+    frame, path = sample(), tmp_path_factory.mktemp("biased") / "biased.skops"
+    wrong = frame.with_columns(hires=pl.col("hires") + 50 * (pl.col("station") == "harbour"))
+    skops.io.dump(estimator("hires", wrong), path)
+    return replace(trained["hires"], reference=str(path))
 
 
 @pytest.fixture(scope="session")
@@ -129,11 +144,26 @@ def imported(trained: dict[str, Source], tmp_path_factory: pytest.TempPathFactor
     return folders
 
 
+@pytest.fixture
+def needs_extra() -> Callable[[str], Any]:
+    """Give a function that returns the library of an extra, or skips the test where it is not installed.
+
+    In continuous integration with ``<PREFIX>TEST_EXTRAS=1`` it fails instead.
+    """
+
+    def library(extra: str) -> Any:
+        try:
+            return importlib.import_module({"objects": "obstore"}.get(extra, extra))
+        except ImportError:
+            reason = f"needs the extra {extra}"
+            pytest.fail(reason) if EXTRAS else pytest.skip(reason)
+
+    return library
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep settings of the outer environment out of the tests."""
-    import os
-
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         monkeypatch.delenv(name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tomllib
 from pathlib import Path
@@ -46,12 +47,17 @@ class Project(Section):
 class Models(Section):
     """Where bundles live, and how far a converted model may be from the original.
 
+    ``registry`` is a folder, the URL of an object store (``s3://``, ``gs://``, ``az://``) or an MLflow server
+    (``mlflow+http://``, ``mlflow+https://``); what does not come from a folder is kept in ``cache`` once it was read.
+    ``sample_rows`` of the sample stay in the bundle, to compare versions on the same rows; 0 keeps none.
     ``parity_tolerance`` is the largest accepted 99.9th percentile of the differences, in standard
     deviations of the predictions (regression) or in probability (classification);
     ``parity_classes`` the largest accepted share of differing classes.
     """
 
-    folder: Path = Path("data/models")
+    registry: str = "data/models"
+    cache: Path = Path("data/cache")
+    sample_rows: Annotated[int, Field(ge=0)] = 20_000
     parity_tolerance: Positive = 1e-3
     parity_classes: Share = 1e-3
 
@@ -76,6 +82,22 @@ class Serving(Section):
     max_rows: Count = 10_000
     key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
     follow_seconds: Positive = 0.5
+
+
+class Canary(Section):
+    """When a canary is withdrawn by itself (see `serving.canary`).
+
+    Margins say how much worse than the champion it may be: ``errors`` as a difference of shares, ``latency`` and
+    ``feedback`` as a share of the champion's. It is judged every ``seconds`` once ``minimum`` rows are in;
+    ``significance`` bounds the probability that it is withdrawn wrongly, over its whole life.
+    """
+
+    errors: Share = 0.01
+    latency: Positive = 0.5
+    feedback: Positive = 0.1
+    minimum: Count = 100
+    seconds: Positive = 2.0
+    significance: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
 
 class Pipeline(Section):
@@ -153,6 +175,7 @@ class Settings(BaseSettings):
     models: Models = Models()
     store: Store = Store()
     serving: Serving = Serving()
+    canary: Canary = Canary()
     pipeline: Pipeline = Pipeline()
     monitoring: Monitoring = Monitoring()
     documents: Documents = Documents()
@@ -215,3 +238,11 @@ def load(root: Path | None = None) -> Settings:
         ) from None
     except ValueError as error:  # pydantic-settings: a variable that is not JSON where JSON is due
         raise ProjectError(f"a setting in the environment cannot be read: {error}") from None
+
+
+def user() -> str:
+    """Return who is at work here, or ``unknown``."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

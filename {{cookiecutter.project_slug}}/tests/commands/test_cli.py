@@ -33,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_import_promote_list_show(run: Run, settings: Settings, trained: dict[str, Source]) -> None:
     source = trained["hires"]
     assert "no models yet" in run(settings, "model", "list")
-    printed = run(settings, "model", "import", source.path, "--sample", source.sample, "--target", "hires")
+    printed = run(settings, "model", "import", source.reference, "--sample", source.sample, "--target", "hires")
     version = printed.split()[-1]
     assert "converted to ONNX" in printed
     assert f"none -> {version}" in run(settings, "model", "promote", version[:8])

@@ -15,6 +15,7 @@ from project.documents import living
 from project.documents.facts import collect
 from project.documents.words import WORDS, Words
 from project.errors import ProjectError
+from project.models import gates
 from project.models.registry import Registry
 from project.settings import Settings
 from project.store.database import Store
@@ -144,7 +145,7 @@ def fill(settings: Settings) -> None:
 
 def test_without_a_model_every_fact_says_so(settings: Settings) -> None:
     found = collect(settings)
-    assert len(found) == 15
+    assert len(found) == 19
     for name, fact in found.items():
         assert fact.splitlines()[-1].startswith("<sub>Source"), name
         if name.startswith(("model.", "data.")):
@@ -166,6 +167,10 @@ def test_the_champion_is_described(champion: Settings) -> None:
         assert f"`{column.name}`" in found["model.features"]
     assert "| Column Index | Column Name | Type of Variable |" in found["model.signature"]
     assert "HistGradientBoostingRegressor" in found["model.training"]
+    assert "| `station` | harbour |" in found["model.slices"]
+    assert "Baseline: ridge regression" in found["model.slices"]
+    assert "promoted without any gate" in found["model.gates"]
+    assert "No gate was ever overridden." in found["model.overrides"]
     assert collect(change_) == found
 
 
@@ -198,6 +203,15 @@ def test_french_has_no_english_left(example: str, request: pytest.FixtureRequest
     assert "Tableau: Qualité sur les lignes d’évaluation" in text
     assert "1\u202f200" in text
     assert "01/03/2026 12:30 UTC" in text
+
+
+def test_every_phrase_of_a_gate_is_known_in_french() -> None:
+    folder = Path(gates.__file__).parent
+    code = "".join((folder / name).read_text(encoding="utf-8") for name in ("gates.py", "evidence.py", "comparison.py"))
+    pattern = r'(?<![f\w])"([^"\n]*\{(?:metric|value|share|field|rows|days|hours|count|reason)\}[^"\n]*)"'
+    phrases = set(re.findall(pattern, code))
+    assert len(phrases) > 20
+    assert not phrases - set(WORDS["fr"])
 
 
 def test_both_languages_have_the_same_headings() -> None:

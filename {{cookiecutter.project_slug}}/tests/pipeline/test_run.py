@@ -221,9 +221,10 @@ def test_a_resumed_run_keeps_its_model_and_refuses_another_input(job):
 
     with pytest.raises(KeyboardInterrupt):
         run(settings, source, output, stop)
-    folder = Registry(settings).folder / "aliases" / CHAMPION
-    version = folder.read_text()
-    folder.write_text("0" * 16)
+    registry = Registry(settings)
+    version = registry.resolve(CHAMPION)
+    alias = registry.folder / "aliases" / f"{CHAMPION}.json"
+    alias.write_text(alias.read_text().replace(version, "0" * 16))
     content = (source / "a.csv").read_bytes()
     (source / "a.csv").write_bytes(content.replace(b"many", b"1", 1))
     with pytest.raises(ProjectError, match="has changed since the run began"):

@@ -120,3 +120,36 @@ def test_damaged_file_is_said_in_a_sentence(settings: Settings, tmp_path: Path) 
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(ProjectError, match="cannot be used"):
         Store(settings)
+
+
+def test_a_trial_comes_out_beside_its_prediction(settings: Settings) -> None:
+    second, began = 1_700_000_000.0, datetime(2023, 1, 1, tzinfo=UTC)
+    until = datetime(2024, 1, 1, tzinfo=UTC)
+    with Store(settings) as store:
+        log = events.EventLog(store)
+        for place in range(2):
+            log.append(events.Prediction(f"p{place}", second, "v1", 1.5, ROW, {"prediction": 2.0}))
+        log.append(events.Trial("p0", second, "v2", "shadow", 2.5, {"prediction": 3.0}))
+        log.append(events.Trial("p1", second, "v2", "shadow", 0.5, error="ValueError"))
+        log.close()
+        rows, first, other = queries.trials_frame(store, ("v1", SIGNATURE), ("v2", SIGNATURE), began)
+        assert rows.select("id", "latency_ms", "trial_ms", "a").row(0) == ("p0", 1.5, 2.5, 1.5)
+        assert (first["prediction"].to_list(), other["prediction"].to_list()) == ([2.0], [3.0])
+        assert queries.failed_trials(store, "v2", "shadow", began, until) == 1
+        assert queries.failed_trials(store, "v2", "canary", began, until) == 0
+
+
+def test_requests_are_counted_once_whatever_their_rows(settings: Settings) -> None:
+    second, began, until = 1_700_000_000.0, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
+    with Store(settings) as store:
+        log = events.EventLog(store)
+        for identity, ms in (("aa", 1.0), ("bb-0", 2.0), ("bb-1", 2.0), ("bb-10", 2.0)):
+            log.append(events.Prediction(identity, second + ms, "v1", ms, ROW, {"prediction": 2.0}))
+        for status in (200, 500, 500, 422):
+            log.append(events.Request(second, "/v1/predict", status, 0.001))
+        log.close()
+        assert queries.request_latencies(store, "v1", began, until, 10) == ([2.0, 1.0], began)
+        newest, complete = queries.request_latencies(store, "v1", began, until, 1)
+        assert (newest, complete.timestamp()) == ([2.0], second + 2)
+        assert queries.failed_requests(store, "/v1/predict", began, until) == 2
+        assert queries.failed_requests(store, "/v1/feedback", began, until) == 0

@@ -13,7 +13,10 @@ from ..settings import PACKAGE
 
 
 def build() -> typer.Typer:
-    """Return the whole command line: a module's ``app`` becomes a group, its ``command`` a single command."""
+    """Return the whole command line: a module's ``app`` is a group, its ``command`` a single command.
+
+    A module with a ``GROUP`` adds the commands of its ``app`` to the group of that name.
+    """
     root = typer.Typer(
         name=PACKAGE.replace("_", "-"),
         help="Import, promote, serve, score, watch and document a trained model.",
@@ -22,10 +25,16 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    groups: dict[str, typer.Typer] = {}
     for found in pkgutil.iter_modules(__path__):
         module = import_module(f".{found.name}", __name__)
         if hasattr(module, "app"):
-            root.add_typer(module.app, name=found.name)
+            name = getattr(module, "GROUP", found.name)
+            if name not in groups:
+                groups[name] = typer.Typer(no_args_is_help=True)
+                root.add_typer(groups[name], name=name)
+            groups[name].info.help = module.app.info.help or groups[name].info.help
+            groups[name].registered_commands += module.app.registered_commands
         else:
             root.command(name=found.name)(module.command)
     return root

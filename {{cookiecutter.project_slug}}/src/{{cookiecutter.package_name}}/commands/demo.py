@@ -70,8 +70,8 @@ def _model(settings: Settings) -> str:
     options = ["--sample", files["sample.csv"], "--target", target, "--signature", files["signature.json"]]
     version = str(_run("model", "import", files["model.skops"], *options))
     champion = Registry(settings).aliases().get(CHAMPION)
-    if champion not in (None, version):
-        raise ProjectError(f"the champion {champion} is not the example's model: the demo leaves it alone")
+    if champion and champion.version != version:
+        raise ProjectError(f"the champion {champion.version} is not the example's model: the demo leaves it alone")
     if champion is None:
         _run("model", "promote", version, "--reason", "demo")
     return version

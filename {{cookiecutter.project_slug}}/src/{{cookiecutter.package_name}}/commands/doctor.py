@@ -56,16 +56,21 @@ def _models(settings: Settings) -> Iterator[str]:
     from ..models.registry import Registry
 
     registry = Registry(settings)
-    for info in registry.versions():
+    versions = registry.versions()
+    verified = [info for info in versions if info.aliases or "://" not in settings.models.registry]
+    for info in verified:
         registry.load(info.version)
         yield f"{info.version} is whole {' '.join(info.aliases)}".rstrip()
+    if more := len(versions) - len(verified):
+        yield f"{more} more in {settings.models.registry}, each verified when it is loaded"
     registry.resolve("champion")
 
 
 def _folders(settings: Settings) -> Iterator[str]:
     import os
 
-    for folder in (settings.models.folder, settings.documents.folder, settings.documents.output):
+    local = () if "://" in settings.models.registry else (settings.models.registry,)
+    for folder in (*local, settings.models.cache, settings.documents.folder, settings.documents.output):
         path = settings.path(folder)
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         if not os.access(existing, os.W_OK):

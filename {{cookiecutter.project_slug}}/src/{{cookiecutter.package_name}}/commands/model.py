@@ -1,87 +1,99 @@
-"""Import, promote, list and show models."""
+"""Import, list, show and export models."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from ..settings import Settings
-
-app = typer.Typer(help="Import, promote, list and show models.", no_args_is_help=True)
+app = typer.Typer(help="Import, compare, promote, try out and roll back models.", no_args_is_help=True)
+NEWEST = 20  # versions that a list shows
 
 
 @app.command("import")
 def import_(
-    path: Annotated[Path, typer.Argument(help="The trained model: .skops, or .joblib/.pkl with --trust-pickle.")],
-    sample: Annotated[
-        Path, typer.Option(help="CSV or Parquet rows like those to come: the signature is read off them.")
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH_OR_URI",
+            help="The trained model: .skops, .onnx, a native XGBoost or LightGBM file, an MLflow folder or URI"
+            " (models:/name/3), .joblib or .pkl with --trust-pickle, an entry point module:function, or an exported"
+            " .bundle.",
+        ),
     ],
+    sample: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet rows like those to come: the signature is read off them.")
+    ] = None,
     target: Annotated[
         str | None, typer.Option(help="The sample's column with the truth: metrics are measured.")
     ] = None,
+    name: Annotated[str, typer.Option(help="What the model is called, if not as the project.")] = "",
     signature: Annotated[Path | None, typer.Option(help="An edited signature file to use.")] = None,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load a pickle. It runs any code that its author put in it.")
+        bool,
+        typer.Option(
+            "--trust-pickle",
+            help="Load a pickle, or other code that comes with the model. It can do anything that you can do, from the"
+            " moment it is loaded: trust where it comes from.",
+        ),
     ] = False,
+    trust_type: Annotated[
+        list[str] | None, typer.Option(help="A type that a skops file may contain though nobody reviewed it.")
+    ] = None,
+    extra: Annotated[
+        list[Path] | None, typer.Option("--with", help="A file or folder that an entry point reads.")
+    ] = None,
 ) -> str:
     """Make an immutable bundle of a trained model, and print its version."""
     from .. import settings
     from ..models.importing import Source, import_model
     from ..models.registry import Registry
+    from ..settings import user
+    from ..store.database import Store
+    from ..store.events import record
 
     loaded = settings.load()
     known = {info.version for info in Registry(loaded).versions()}
-    bundle = import_model(loaded, Source(path, sample, target, signature, trust_pickle), typer.echo)
+    trusted, files = tuple(trust_type or ()), tuple(extra or ())
+    source = Source(reference, sample, target, signature, name, trust_pickle, trusted, files)
+    bundle = import_model(loaded, source, typer.echo)
     if bundle.version not in known:
-        record(loaded, "import", bundle.version, reason=path.name)
+        with Store(loaded) as store:
+            record(store, "import", bundle.version, user(), reason=bundle.provenance["source"])
     typer.echo(bundle.version)
     return bundle.version
 
 
-@app.command()
-def promote(
-    version: Annotated[str, typer.Argument(help="The version, or its first characters.")],
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
-) -> None:
-    """Make a version the champion: running services follow within a second."""
-    from .. import settings
-    from ..models.registry import CHAMPION, Registry
-
-    loaded = settings.load()
-    registry = Registry(loaded)
-    chosen = registry.load(version)
-    previous = registry.aliases().get(CHAMPION)
-    if previous == chosen.version:
-        typer.echo(f"{chosen.version} is the {CHAMPION} already")
-        return
-    record(loaded, "promote", chosen.version, alias=CHAMPION, previous=previous, reason=reason)
-    registry.point(CHAMPION, chosen.version)
-    typer.echo(f"{CHAMPION}: {previous or 'none'} -> {chosen.version}")
-
-
 @app.command("list")
-def list_() -> None:
-    """List the versions, newest first."""
+def list_(
+    everything: Annotated[bool, typer.Option("--all", help=f"Every version, not only the newest {NEWEST}.")] = False,
+) -> None:
+    """List the versions, newest first, with the aliases that point to them."""
     from rich.console import Console
     from rich.table import Table
 
     from .. import settings
-    from ..models.registry import Registry
+    from ..models.registry import CANARY, Registry
 
     loaded = settings.load()
-    versions = Registry(loaded).versions()
+    registry = Registry(loaded)
+    versions = registry.versions()
     if not versions:
         typer.echo(f"no models yet: `{loaded.project.slug} model import PATH --sample ROWS.csv`")
         return
+    canary = registry.aliases().get(CANARY)
+    share = f" ({canary.share:.1%})" if canary and canary.share is not None else ""
     table = Table("version", "alias", "task", "runtime", "imported", "metrics", box=None, pad_edge=False)
-    for info in versions:
+    for info in versions if everything else versions[:NEWEST]:
         measured = "  ".join(f"{name} {value:.4g}" for name, value in info.metrics.items() if name != "rows")
-        table.add_row(info.version, ", ".join(info.aliases), info.task, info.runtime, info.created, measured)
+        aliases = ", ".join(name + share * (name == CANARY) for name in info.aliases)
+        table.add_row(info.version, aliases, info.task, info.runtime, info.created, measured)
     Console(width=None if Console().is_terminal else 160).print(table)
+    if not everything and len(versions) > NEWEST:
+        typer.echo(f"and {len(versions) - NEWEST} older ones: --all lists them")
 
 
 @app.command()
@@ -93,9 +105,12 @@ def show(
     from .. import settings
     from ..models.registry import Registry
 
-    bundle = Registry(settings.load()).load(version)
+    registry = Registry(settings.load())
+    bundle = registry.load(version)
+    aliases = {name: alias for name, alias in registry.aliases().items() if alias.version == bundle.version}
     document = {
         "version": bundle.version,
+        "aliases": {name: asdict(alias) for name, alias in aliases.items()},
         **{key: value for key, value in bundle.manifest.items() if key != "files"},
         "parity": bundle.parity,
         "provenance": bundle.provenance,
@@ -109,27 +124,30 @@ def show(
     )
     origin = bundle.provenance
     typer.echo(f"imported {origin['imported_at']} by {origin['imported_by']} from {origin['source']}")
+    for name, alias in aliases.items():
+        typer.echo(f"{name} since {alias.since}{alias.by and f' by {alias.by}'}{alias.reason and f': {alias.reason}'}")
     for name, value in bundle.metrics.items():
         typer.echo(f"  {name:20} {value:.6g}")
     for entry in bundle.signature.dictionary():
         typer.echo(f"  {entry['role']:6}  {entry['name']:28} {entry['type']:9} {entry['values']} {entry['unit']}")
 
 
-def record(
-    settings: Settings,
-    action: str,
-    version: str,
-    alias: str | None = None,
-    previous: str | None = None,
-    reason: str = "",
+@app.command()
+def export(
+    version: Annotated[str, typer.Argument(help="A version, its first characters, or an alias.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="The file, or its folder; by default <project>-<version>.bundle here.")
+    ] = None,
 ) -> None:
-    """Write to the log what happens to a model, before it does."""
-    from datetime import UTC, datetime
+    """Write a version as one file; `model import FILE` takes it in elsewhere, verified, as the same version."""
+    from .. import settings
+    from ..models.bundle import pack
+    from ..models.registry import Registry
 
-    from ..models.importing import user
-    from ..store.database import Store
-    from ..store.tables import model_events
-
-    event = {"action": action, "version": version, "alias": alias, "previous": previous, "reason": reason}
-    with Store(settings) as store, store.write() as connection:
-        connection.execute(model_events.insert().values(time=datetime.now(UTC), actor=user(), **event))
+    loaded = settings.load()
+    bundle = Registry(loaded).load(version)
+    target = file or Path()
+    if target.is_dir():
+        target /= f"{loaded.project.slug}-{bundle.version}.bundle"
+    pack(bundle, target)
+    typer.echo(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from jinja2 import ChainableUndefined
 from jinja2.runtime import Macro
@@ -15,6 +17,8 @@ from ..store.database import Store
 from .words import Markdown, Words, templates
 
 EVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+MOVES, MOST = ("promote", "rollback", "shadow", "canary", "withdraw"), 1_000
+SPOKEN = ("metric", "baseline", "unit")  # values of a gate that are words of the project, not of the data
 OF_MODEL = ("model_", "data_")
 NOTHING_TO_SAY = re.compile(r"^\|[^|\n]*\| *\|\n", re.MULTILINE)  # a row of a label and no value
 
@@ -30,6 +34,7 @@ def collect(settings: Settings) -> dict[str, str]:
     bundle = registry.load(CHAMPION) if CHAMPION in aliases else None
     with Store(settings) as store:
         events, runs = queries.recent_events(store, 10), queries.recent_runs(store, 5)
+        moves = queries.recent_events(store, MOST, MOVES)
         checks, series = queries.latest_checks(store), queries.traffic_series(store, *EVER)
     # No clock is read, so a second refresh changes nothing.
     moments = [event["time"] for event in events] + [run["started"] for run in runs] + [one["time"] for one in checks]
@@ -39,6 +44,7 @@ def collect(settings: Settings) -> dict[str, str]:
         "bundle": bundle,
         "aliases": aliases,
         "events": events,
+        "moves": moves,
         "runs": runs,
         "checks": checks,
         "series": series,
@@ -51,6 +57,8 @@ def collect(settings: Settings) -> dict[str, str]:
     }
     environment = templates(finalize=words.show, undefined=ChainableUndefined, autoescape=False)
     environment.filters["markdown"] = Markdown
+    environment.filters["phrases"] = lambda said: _phrases(words, said)
+    environment.filters["translated"] = words
     for one in (words.code, words.label, words.levels, words.seconds, words.share, words.time):
         environment.filters[one.__name__] = one
     module = environment.get_template("facts.md").make_module(known)
@@ -61,3 +69,12 @@ def collect(settings: Settings) -> dict[str, str]:
         text = str(unpromoted() if bundle is None and name.startswith(OF_MODEL) else macro())
         facts[name.replace("_", ".", 1)] = NOTHING_TO_SAY.sub("", text).strip()
     return facts
+
+
+def _phrases(words: Words, said: Sequence[Any]) -> Markdown:
+    """Say in the language of the documents what gates measured: texts with places for values."""
+    parts = []
+    for text, values in said:
+        known = {name: words(value) if name in SPOKEN else value for name, value in values.items()}
+        parts.append(words(text, **known) if known else words.show(words(text)))
+    return Markdown(("\u00a0; " if words.language == "fr" else "; ").join(parts))

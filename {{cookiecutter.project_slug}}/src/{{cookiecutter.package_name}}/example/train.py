@@ -17,7 +17,7 @@ import polars as pl
 from .. import features
 from ..errors import ProjectError
 from ..models.metrics import evaluate
-from ..models.runtimes.sklearn import to_pandas
+from ..models.runtimes.original import to_pandas
 from ..settings import Settings
 from ..signature import PREDICTION, PROBABILITY, Column, ColumnType, Signature
 from . import as_text, dataset, publish

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import getpass
+import hashlib
+import io
+import platform
 import subprocess
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import features
 from ..errors import ProjectError
-from ..settings import Settings
-from ..signature import Signature
+from ..settings import Settings, user
+from ..signature import Signature, Task
 from ..validation import ROW, check_frame
 from . import bundle as bundles
-from . import conversion, estimators, inference, metrics, parity
+from . import formats, inference, metrics
+from .answers import Answers, Say, ask, convert
 from .bundle import Bundle
+from .formats import Found, Imported
 from .profile import Profile
 from .registry import Registry
-from .runtimes.onnx import OnnxRuntime
-from .runtimes.sklearn import SklearnRuntime
 from .scorer import Scorer
 
 if TYPE_CHECKING:
     import polars as pl
 
-PARITY_ROWS = 20_000
 LIBRARIES = ("scikit-learn", "numpy", "onnxruntime", "skl2onnx", "skops", "polars")
-
-Say = Callable[[str], None]
+PACKED = ".bundle"
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,24 @@ class Source:
     """What is imported.
 
     Attributes:
-        path: the file of the fitted estimator.
-        sample: a CSV or Parquet file of rows like those to come.
+        reference: a file, a folder, an MLflow URI, or an entry point ``module:function`` (see `formats`).
+        sample: a CSV or Parquet file of rows like those to come; an exported bundle has its own.
         target: the sample's column with the truth, if it has one.
         signature: a signature file to use in place of the inferred one.
-        trust_pickle: whether a pickle may be loaded.
+        name: the title, if not the project's.
+        trust_pickle: whether code that comes with the model may run.
+        trusted: types that a skops file may contain beside the reviewed ones.
+        extra: files that go along with an entry point.
     """
 
-    path: Path
-    sample: Path
+    reference: str
+    sample: Path | None = None
     target: str | None = None
     signature: Path | None = None
+    name: str = ""
     trust_pickle: bool = False
+    trusted: tuple[str, ...] = ()
+    extra: tuple[Path, ...] = ()
 
 
 def import_model(settings: Settings, source: Source, say: Say = lambda _: None) -> Bundle:
@@ -68,58 +76,89 @@ def import_model(settings: Settings, source: Source, say: Say = lambda _: None) 
     Raises:
         ProjectError: something does not fit; nothing was registered.
     """
-    registry, hashes = Registry(settings), _hashes(settings, source)
+    registry = Registry(settings)
+    if source.reference.endswith(PACKED):
+        with tempfile.TemporaryDirectory() as folder:
+            return registry.adopt(bundles.unpack(Path(source.reference), Path(folder), source.trust_pickle).folder)
+    if source.sample is None:
+        raise ProjectError("give rows like those to come with --sample: the signature is read off them")
+    found = formats.find(source.reference, trust_pickle=source.trust_pickle, trusted=source.trusted, extra=source.extra)
+    hashes = _hashes(settings, source, found)
     for info in registry.versions():
         if info.hashes == hashes:
             say(f"already imported as {info.version}")
             return registry.load(info.version)
-    trusted = estimators.reviewed_types(source.path)
-    estimator = estimators.read(source.path, trusted=trusted, trust_pickle=source.trust_pickle)
     sample = inference.read_sample(source.sample)
-    if not hasattr(estimator, "predict"):
-        raise ProjectError(f"{source.path.name} holds a {type(estimator).__name__}, which cannot predict")
     if source.target is not None and source.target not in sample.columns:
         raise ProjectError(f"the sample {source.sample.name} has no column {source.target!r} for the target")
-    names = inference.model_columns(estimator, sample, source.target)
-    signature = _signature(settings, source, sample, names, estimator)
+    imported = found.read()
+    names = inference.model_columns(imported, sample, source.target)
+    signature = _inputs(settings, source, sample, names, imported)
     rows, truth = _rows(signature, source, sample)
     say(f"read {rows.height} rows with {len(signature.inputs)} columns")
-    runtime, model, report = _convert(settings, source, estimator, features.derive(rows, names), signature, say)
+    table = features.derive(rows, names)
+    answers = ask(imported, table, signature, truth)
+    signature = _outputs(signature, source, answers, truth)
+    runtime, kept, report = convert(settings, imported, table, answers, say)
     manifest = {
         "title": signature.title,
         "task": signature.task,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "hashes": hashes,
         "columns": names,
-        "trusted": trusted,
+        "format": imported.format,
+        "trusted": list(imported.trusted),
         **runtime,
     }
-    files: dict[str, Any] = {runtime["model"]: model, "signature.json": signature.to_json(), "parity.json": report}
+    files: dict[str, Any] = {**kept, "signature.json": signature.to_json(), "parity.json": report}
     with tempfile.TemporaryDirectory() as folder:  # a draft, to score the sample as the service will
         output = Scorer(bundles.write(Path(folder), manifest, files)).frame(rows)
-    measured = {} if truth is None else metrics.evaluate(signature.task, truth, output)
-    if measured:
-        say("measured " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()))
+    measured, evaluation = _measure(signature, rows, truth, output, say)
+    provenance = _provenance(settings, source, imported) | {"sample_rows": rows.height, "hashes": hashes}
     profile = Profile.build(rows.hstack(output), (*signature.inputs, *signature.outputs))
-    provenance = _provenance(settings, source, estimator) | {"sample_rows": rows.height, "hashes": hashes}
-    files |= {"metrics.json": measured, "profile.json": profile.to_json(), "provenance.json": provenance}
-    return bundles.write(registry.versions_folder, manifest | {"metrics": measured}, files)
+    files |= {"metrics.json": measured, "evaluation.json": evaluation}
+    files |= {"profile.json": profile.to_json(), "provenance.json": provenance}
+    if kept_rows := _sample(rows, truth, settings.models.sample_rows):
+        files["sample.parquet"] = kept_rows
+    bundle = registry.add(manifest | {"metrics": measured}, files)
+    say(f"signature: {bundle.folder / 'signature.json'} (to change it, edit a copy and give it with --signature)")
+    return bundle
 
 
-def _signature(settings: Settings, source: Source, sample: pl.DataFrame, names: list[str], estimator: Any) -> Signature:
-    classes = getattr(estimator, "classes_", None)
-    if classes is not None and hasattr(classes[0], "__len__") and not isinstance(classes[0], str):
-        raise ProjectError("the model predicts several targets a row: import one model for each")
-    options = {"target": source.target, "probabilities": hasattr(estimator, "predict_proba")}
-    inferred = inference.infer(settings.project.title, sample, names, classes, options)
+def _inputs(
+    settings: Settings, source: Source, sample: pl.DataFrame, names: Sequence[str], imported: Imported
+) -> Signature:
+    """Return the signature, complete but for the outputs if it is inferred."""
+    inputs = inference.inputs(sample, names, imported.kinds)
     if source.signature is None:
-        return inferred
+        title = source.name or settings.project.title
+        return Signature(title, "regression", source.target, inputs, ())
     given, file = Signature.load(source.signature), source.signature.name
-    if missing := [column.name for column in inferred.inputs if column.name not in given.by_name]:
+    if missing := [column.name for column in inputs if column.name not in given.by_name]:
         raise ProjectError(f"the signature {file} lacks the column {missing[0]!r}, which the model needs")
-    if [(one.name, one.categories) for one in given.outputs] != [(o.name, o.categories) for o in inferred.outputs]:
-        raise ProjectError(f"the signature {file} has other outputs than the model gives")
-    return given
+    return replace(given, title=source.name or given.title)
+
+
+def _outputs(signature: Signature, source: Source, answers: Answers, truth: pl.Series | None) -> Signature:
+    """Return the signature with the outputs that the model gives; those of a given signature must be the same."""
+    classes = answers.classes
+    task: Task = "regression" if classes is None else "classification"
+    outputs = inference.outputs(classes, answers.probabilities)
+    if source.signature and signature.outputs:
+        wanted = [(one.name, one.categories) for one in outputs]
+        if task != signature.task or [(one.name, one.categories) for one in signature.outputs] != wanted:
+            raise ProjectError(f"the signature {source.signature.name} has other outputs than the model gives")
+        return signature
+    if truth is not None and classes is None and not truth.dtype.is_numeric():
+        raise ProjectError(f"the model predicts numbers, and the target {source.target!r} holds none: name another")
+    if truth is not None and classes is not None:
+        labels = [str(label) for label in outputs[0].categories]
+        if not set(labels) & {str(value) for value in truth.unique()}:
+            raise ProjectError(
+                f"the model gives the classes {', '.join(labels[:5])}, and the target {source.target!r} holds none of"
+                " them: give the target as the model was trained on it"
+            )
+    return replace(signature, task=task, outputs=outputs)
 
 
 def _rows(signature: Signature, source: Source, sample: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series | None]:
@@ -139,79 +178,94 @@ def _rows(signature: Signature, source: Source, sample: pl.DataFrame) -> tuple[p
     return checked.good.drop(ROW), truth
 
 
-def _convert(
-    settings: Settings, source: Source, estimator: Any, table: pl.DataFrame, signature: Signature, say: Say
-) -> tuple[dict[str, Any], bytes, dict[str, Any]]:
-    """Convert if the converted model is the same model; keep the original otherwise.
-
-    Returns:
-        What the manifest says of the runtime, the model file's content, and the parity report.
-    """
-    probabilities = len(signature.outputs) > 1
-    probe = table.head(PARITY_ROWS)
-    try:
-        original = SklearnRuntime(estimator, probabilities).predict(probe)
-    except Exception as error:  # the team's own model may raise anything
-        cause = estimators.first_line(error)
-        raise ProjectError(f"the model cannot predict the sample ({cause}): is it what it was trained on?") from None
-    if len(original[0]) != probe.height:
-        raise ProjectError("the model predicts several values a row: import one model for each")
-    compared: dict[str, Any] = {}
-    try:
-        graph, numeric, text = conversion.to_onnx(estimator, table)
-        converted = OnnxRuntime(graph, numeric, text, probabilities).predict(probe)
-        compared = parity.compare(original, converted, settings.models)
-        reason = "" if compared["passed"] else f"the ONNX form differs by {compared['p999']} {compared['unit']}"
-    except conversion.NotConvertibleError as error:
-        reason = f"no ONNX form: {error}"
-    except Exception as error:  # onnxruntime refuses graphs with errors of its own
-        reason = f"the ONNX form does not run: {estimators.first_line(error)}"
-    report = {"converted": not reason, "reason": reason, **compared}
-    if reason:
-        say(f"kept as it is: {reason}")
-        name = "model" + source.path.suffix
-        return {"runtime": "sklearn", "model": name, "probabilities": probabilities}, source.path.read_bytes(), report
-    say(f"converted to ONNX: at most {compared['largest']:.2g} {compared['unit']} off over {compared['rows']} rows")
-    onnx = {"runtime": "onnx", "model": "model.onnx", "numeric": numeric, "text": text, "probabilities": probabilities}
-    return onnx, graph, report
+def _measure(
+    signature: Signature, rows: pl.DataFrame, truth: pl.Series | None, output: pl.DataFrame, say: Say
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Measure the model on the sample: overall, by slice, and what one has without it. Nothing without a target."""
+    if truth is None:
+        return {}, {}
+    measured = metrics.evaluate(signature.task, truth, output)
+    say("measured " + ", ".join(f"{key} {value:.4g}" for key, value in measured.items()))
+    slices = metrics.slices(signature, rows, truth, output)
+    return measured, {"slices": slices, "baseline": metrics.baseline(signature, rows, truth)}
 
 
-def _provenance(settings: Settings, source: Source, estimator: Any) -> dict[str, Any]:
-    steps = getattr(estimator, "steps", [])
-    final = steps[-1][1] if steps else estimator
+def _sample(rows: pl.DataFrame, truth: pl.Series | None, most: int) -> bytes:
+    """Return at most so many of the sample's rows as Parquet, with the truth beside them; nothing if there are none."""
+    if not most:
+        return b""
+    table = rows if truth is None else rows.with_columns(truth)
+    if rows.height > most:
+        table = table[np.sort(np.random.default_rng(0).permutation(rows.height)[:most])]
+    target = io.BytesIO()
+    table.write_parquet(target)
+    return target.getvalue()
+
+
+def _provenance(settings: Settings, source: Source, imported: Imported) -> dict[str, Any]:
+    steps = getattr(imported.estimator, "steps", [])
+    final = steps[-1][1] if steps else imported.estimator
     parameters = final.get_params(deep=False) if hasattr(final, "get_params") else {}
+    told = parameters or imported.origin.get("params", {})
+    libraries = {*LIBRARIES, *([imported.library] if imported.library else [])}
     return {
-        "source": source.path.name,
-        "sample": source.sample.name,
+        "source": _short(source.reference),
+        "format": imported.format,
+        "sample": source.sample.name if source.sample else "",
         "imported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "imported_by": user(),
         "git_commit": git_commit(settings.root),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {"python": platform.python_version()} | {name: _version(name) for name in sorted(libraries)},
+        "trusted": {"pickle": imported.code, "types": list(source.trusted)},
+        "origin": dict(imported.origin),
         "training": {
-            "algorithm": type(final).__name__,
+            "algorithm": "ONNX graph" if imported.graph else type(final).__name__,
             "steps": [type(step).__name__ for _, step in steps],
-            "parameters": {key: repr(value) for key, value in sorted(parameters.items())},
+            "parameters": {key: repr(value) if parameters else str(value) for key, value in sorted(told.items())},
         },
     }
 
 
-def _hashes(settings: Settings, source: Source) -> dict[str, str]:
-    """Identify an import by all that it is made of: files, target and tolerances."""
-    found = {"target": source.target or "", "settings": settings.models.model_dump_json(exclude={"folder"})}
-    for name, path in {"model": source.path, "sample": source.sample, "signature": source.signature}.items():
+def _version(name: str) -> str:
+    """Return the version of an installed package; XGBoost without its GPU part has a name of its own."""
+    for candidate in (name, f"{name}-cpu"):
+        try:
+            return version(candidate)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _short(reference: str) -> str:
+    """Return what was imported without the folders of this machine."""
+    return Path(reference).name if Path(reference).exists() else reference
+
+
+def _hashes(settings: Settings, source: Source, found: Found) -> dict[str, str]:
+    """Identify an import by all that it is made of: files, target, name and tolerances."""
+    hashes = {
+        "target": source.target or "",
+        "name": source.name,
+        "settings": settings.models.model_dump_json(exclude={"registry", "cache"}),
+        "model": _sha256(found.files),
+    }
+    for name, path in {"sample": source.sample, "signature": source.signature}.items():
         if path is not None:
             if not path.is_file():
                 raise ProjectError(f"there is no file {path}")
-            found[name] = estimators.sha256(path)
-    return found
+            hashes[name] = _sha256({"": path})
+    return hashes
 
 
-def user() -> str:
-    """Return who is at work here, or ``unknown``."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
+def _sha256(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of a file, or of the list of the files of a folder, in hex."""
+    found = {}
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in found.items()).encode()).hexdigest()
 
 
 def git_commit(folder: Path) -> str:

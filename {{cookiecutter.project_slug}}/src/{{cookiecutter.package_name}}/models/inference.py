@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import polars as pl
 
 from .. import features
 from ..errors import ProjectError
-from ..signature import PREDICTION, PROBABILITY, Column, ColumnType, Scalar, Signature, Task
+from ..signature import PREDICTION, PROBABILITY, Column, ColumnType, Scalar
+from .formats import Imported
 
 CATEGORIES = 50  # a text column with more different values is open
 EXAMPLES = 3
@@ -42,50 +44,53 @@ def read_sample(path: Path) -> pl.DataFrame:
     return frame
 
 
-def model_columns(estimator: Any, frame: pl.DataFrame, target: str | None) -> list[str]:
+def model_columns(imported: Imported, frame: pl.DataFrame, target: str | None) -> list[str]:
     """Return the columns that the model wants, by its own account or else all of the sample but the target.
 
     Raises:
         ProjectError: the sample lacks one, or has another number of them.
     """
-    named = getattr(estimator, "feature_names_in_", None)
+    named = imported.columns
+    if named is None:
+        named = getattr(imported.estimator, "feature_names_in_", None)
     if named is None:
         names = [name for name in frame.columns if name != target]
-        wanted = getattr(estimator, "n_features_in_", len(names))
+        wanted = getattr(imported.estimator, "n_features_in_", len(names))
         if len(names) != wanted:
             raise ProjectError(
                 f"the model takes {wanted} columns and the sample has {len(names)}: give a sample with"
                 " the columns that the model was trained on, and name the target with --target"
             )
         return names
-    names = [str(name) for name in named]
+    plain = {} if imported.graph is None else {re.sub(r"\W", "_", name): name for name in frame.columns}
+    names = [name if name in frame.columns else plain.get(name, name) for name in map(str, named)]
     times = [name for name, dtype in frame.schema.items() if dtype.is_temporal()]
     for name in names:
         if name not in frame.columns and not features.source(name, times):
             raise ProjectError(f"the model needs the column {name!r}, which the sample lacks")
+    if target in names:
+        raise ProjectError(f"the model reads the column {target!r}, so it cannot be the target")
     return names
 
 
-def infer(
-    title: str, frame: pl.DataFrame, names: Sequence[str], classes: Sequence[Any] | None, options: dict[str, Any]
-) -> Signature:
-    """Infer the signature.
+def inputs(frame: pl.DataFrame, names: Sequence[str], kinds: Mapping[str, ColumnType]) -> tuple[Column, ...]:
+    """Infer the columns of a row.
 
     Args:
-        title: what the model is called.
         frame: the sample.
         names: the model's columns; parts of times are taken back to their column.
-        classes: the labels of a classifier, or None for a regression.
-        options: ``target`` (its column, or None) and ``probabilities`` (whether the model gives them).
+        kinds: the types that the model's format names: a number may look like an integer in the sample.
 
     Returns:
-        The signature; the ranges are those seen, which a row may leave.
+        The columns, in the order of the sample; the ranges are those seen, which a row may leave.
     """
     times = [name for name, dtype in frame.schema.items() if dtype.is_temporal()]
     needed = {name if name in frame.columns else features.source(name, times)[0]: None for name in names}  # type: ignore[index]
-    inputs = tuple(_column(frame[name]) for name in frame.columns if name in needed)
-    task: Task = "regression" if classes is None else "classification"
-    return Signature(title, task, options["target"], inputs, outputs(classes, options["probabilities"]))
+    found = (_column(frame[name]) for name in frame.columns if name in needed)
+    return tuple(
+        replace(column, type="number") if column.type == "integer" and kinds.get(column.name) == "number" else column
+        for column in found
+    )
 
 
 def outputs(classes: Sequence[Any] | None, probabilities: bool) -> tuple[Column, ...]:

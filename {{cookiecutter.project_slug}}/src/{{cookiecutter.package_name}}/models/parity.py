@@ -26,14 +26,15 @@ def compare(
     """
     (labels, shares), (labels_2, shares_2) = original, converted
     if labels.dtype.kind == "f" and shares is None:
-        spread = float(np.std(labels)) or 1.0
-        difference, unit, differ = np.abs(labels - labels_2) / spread, "standard deviations", None
+        finite = labels[np.isfinite(labels)]
+        spread = (float(np.std(finite)) if finite.size else 0.0) or 1.0
+        difference, unit, differ = _distance(labels, labels_2) / spread, "standard deviations", None
     else:
         differ = float(np.mean(labels != labels_2.astype(labels.dtype)))
         unit = "probability"
         difference = np.zeros(len(labels))
         if shares is not None and shares_2 is not None:
-            difference = np.abs(shares - shares_2).max(axis=1)
+            difference = _distance(shares, shares_2).max(axis=1)
     sound = bool(np.isfinite(difference).all())
     largest = float(difference.max()) if sound else None
     p999 = float(np.quantile(difference, 0.999)) if sound else None
@@ -46,3 +47,11 @@ def compare(
         "p999": p999,
         "classes_differ": differ,
     }
+
+
+def _distance(one: Array, other: Array) -> Array:
+    """Return absolute differences; what is missing, or the same infinity, on both sides does not differ."""
+    with np.errstate(invalid="ignore"):
+        same = (one == other) | (np.isnan(one) & np.isnan(other))
+        distance: Array = np.where(same, 0.0, np.abs(one - other))
+    return distance

@@ -1,13 +1,13 @@
-"""The registry: bundles that never change, and aliases that point to them, in a folder."""
+"""The registry: bundles that never change, and aliases that point to them, in the place that the settings name."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from ..errors import ProjectError
 from ..settings import Settings
 from . import bundle
 from .bundle import Bundle
+from .places import KEPT, Alias, open_place
 
-CHAMPION = "champion"
+CHAMPION, CANARY, SHADOW, CHALLENGER = "champion", "canary", "shadow", "challenger"
 LISTED = ("title", "task", "runtime", "created", "hashes", "metrics")  # what a line shows of the manifest
-ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+__all__ = ["CANARY", "CHALLENGER", "CHAMPION", "SHADOW", "Alias", "Registry", "VersionInfo"]
 
 
 @dataclass(frozen=True)
@@ -36,30 +39,36 @@ class VersionInfo:
 
 
 class Registry:
-    """The versions and aliases below ``models.folder``."""
+    """The versions and aliases in ``models.registry``: a folder, an object store or an MLflow server.
+
+    Every method raises `ProjectError` when a place elsewhere does not answer.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        """Point to the folder; it is made when the first model is imported."""
-        self.folder = settings.path(settings.models.folder)
+        """Point to the place; nothing is read yet."""
+        self._place = open_place(settings)
         self.slug = settings.project.slug
 
     @property
+    def folder(self) -> Path:
+        """The registry's folder, or the cache of one elsewhere."""
+        return self._place.folder
+
+    @property
     def versions_folder(self) -> Path:
-        """Where bundles are, one folder a version."""
+        """Where bundles are on this machine, one folder a version."""
         return self.folder / "versions"
 
     def versions(self) -> list[VersionInfo]:
         """List the versions, newest first. A bundle whose list of files cannot be read is left to `load` to report."""
-        aliases = self.aliases()
-        found = []
-        for path in self.versions_folder.glob(f"[!.]*/{bundle.MANIFEST}"):
+        aliases, found = self.aliases(), []
+        for version, listing in self._place.manifests().items():
             try:
-                manifest = json.loads(path.read_bytes())
-            except (OSError, ValueError):
+                manifest = json.loads(listing)
+                listed = {name: manifest[name] for name in LISTED}
+            except (ValueError, TypeError, KeyError):
                 continue
-            version = path.parent.name
-            pointing = tuple(alias for alias, target in aliases.items() if target == version)
-            listed = {name: manifest[name] for name in LISTED}
+            pointing = tuple(name for name, alias in aliases.items() if alias.version == version)
             found.append(VersionInfo(version=version, aliases=pointing, **listed))
         return sorted(found, key=lambda info: (info.created, info.version), reverse=True)
 
@@ -69,7 +78,32 @@ class Registry:
         Raises:
             ProjectError: there is none, or it is corrupt.
         """
-        return bundle.load(self.versions_folder / self.resolve(reference))
+        if bundle.VERSION.fullmatch(reference) and (self.versions_folder / reference).is_dir():
+            return self._place.load(reference)
+        return self._place.load(self.resolve(reference))
+
+    def add(self, manifest: Mapping[str, Any], files: Mapping[str, bytes | Mapping[str, Any]]) -> Bundle:
+        """Write a bundle and register it; see `bundle.write`."""
+        added = bundle.write(self.versions_folder, manifest, files)
+        self._place.publish(added)
+        return added
+
+    def adopt(self, folder: Path) -> Bundle:
+        """Register a bundle that is in a folder, such as `bundle.unpack` leaves.
+
+        Raises:
+            ProjectError: it is corrupt, or cannot be written.
+        """
+        given = bundle.load(folder)
+        target = self.versions_folder / given.version
+        if not target.is_dir():
+            with bundle.appearing(target) as draft:
+                for name in (bundle.MANIFEST, *given.manifest["files"]):
+                    (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(folder / name, draft / name)
+        adopted = bundle.load(target)
+        self._place.publish(adopted)
+        return adopted
 
     def resolve(self, reference: str) -> str:
         """Return the version that an alias, a version, or the beginning of a version means.
@@ -78,34 +112,35 @@ class Registry:
             ProjectError: none does, or more than one.
         """
         if target := self.aliases().get(reference):
-            return target
+            return target.version
         if reference == CHAMPION:
             raise ProjectError(f"no model has been promoted yet: run `{self.slug} model promote VERSION`")
-        known = [path.name for path in self.versions_folder.glob("[!.]*") if path.is_dir()]
-        matches = [version for version in known if reference and version.startswith(reference)]
+        matches = [version for version in self._place.names() if reference and version.startswith(reference)]
         if len(matches) == 1:
             return matches[0]
         if matches:
             raise ProjectError(f"{reference} is the beginning of {len(matches)} versions: give more of it")
         raise ProjectError(f"there is no model version {reference}: `{self.slug} model list` shows them")
 
-    def aliases(self) -> dict[str, str]:
-        """Return the version that each alias points to."""
-        found = {}
-        for path in sorted((self.folder / "aliases").glob("[!.]*")):
-            found[path.name] = path.read_text(encoding="ascii").strip()
-        return found
+    def aliases(self) -> dict[str, Alias]:
+        """Return the aliases by name."""
+        return self._place.aliases()
 
-    def alias_stamp(self, alias: str = CHAMPION) -> tuple[int, int] | None:
-        """Return something that changes whenever the alias moves, at the price of one ``stat``; None if unset."""
-        try:
-            status = os.stat(self.folder / "aliases" / alias)
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+    def alias_stamp(self) -> object:
+        """Return something that changes whenever any alias moves, by one cheap call."""
+        return self._place.stamp()
 
-    def point(self, alias: str, version: str) -> str | None:
+    def point(
+        self, alias: str, version: str, *, by: str = "", reason: str = "", share: float | None = None
+    ) -> str | None:
         """Let an alias point to a version, atomically: a reader sees the old or the new one, never neither.
+
+        Args:
+            alias: its name; it is made when there is none.
+            version: verified before the alias moves.
+            by: who moves it.
+            reason: why.
+            share: of the requests that the version answers, for a canary.
 
         Returns:
             The version it pointed to before.
@@ -113,17 +148,52 @@ class Registry:
         Raises:
             ProjectError: the alias has no proper name, the version is unknown or corrupt, or the disk refuses.
         """
-        if not ALIAS.fullmatch(alias):
-            raise ProjectError(f"an alias is a lower-case word such as {CHAMPION}")
-        target = self.load(version).version
-        previous = self.aliases().get(alias)
-        path = self.folder / "aliases" / alias
-        draft = path.with_name(f".{alias}.{secrets.token_hex(4)}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            bundle.write_durably(draft, f"{target}\n".encode())
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise ProjectError(f"the alias {alias} cannot be moved: {error.strerror}") from None
-        return previous
+        _check(alias)
+        target = self._place.load(self.resolve(version)).version
+
+        def edit(now: Alias | None) -> Alias:
+            previous = now.previous if now else ()
+            if now and now.version != target:
+                previous = (now.version, *previous)[:KEPT]
+            return Alias(target, share, _now(), by, reason, previous)
+
+        before = self._place.change(alias, edit)
+        return before.version if before else None
+
+    def drop(self, alias: str) -> str | None:
+        """Remove an alias; return the version it pointed to, or None if there was none."""
+        _check(alias)
+        before = self._place.change(alias, lambda _: None)
+        return before.version if before else None
+
+    def rollback(self, alias: str = CHAMPION, *, by: str = "", reason: str = "") -> tuple[str, str]:
+        """Let an alias point where it pointed before; again goes one further back.
+
+        Returns:
+            The version it pointed to, and the one it points to now.
+
+        Raises:
+            ProjectError: there is no version before, it is corrupt, or someone else moved the alias meanwhile.
+        """
+        current = self.aliases().get(alias)
+        if current is None or not current.previous:
+            raise ProjectError(f"the alias {alias} did not point to another version before: promote one by name")
+        target, *rest = current.previous
+        self._place.load(target)
+
+        def edit(now: Alias | None) -> Alias:
+            if now != current:
+                raise ProjectError(f"someone else moved the alias {alias} at this moment: look where it points now")
+            return Alias(target, current.share, _now(), by, reason, tuple(rest))
+
+        self._place.change(alias, edit)
+        return current.version, target
+
+
+def _check(alias: str) -> None:
+    if not NAME.fullmatch(alias):
+        raise ProjectError(f"an alias is a lower-case word such as {CHAMPION}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -64,7 +64,7 @@ class Scorer:
         numeric = text = None
         if self._numeric:
             with np.errstate(over="ignore"):  # beyond float32 is infinite, as in a table
-                numeric = np.array([self._numeric(row) for row in rows], np.float32)
+                numeric = np.array([self._numeric(row) for row in rows], runtime.dtype)
         if self._text:
             text = np.array([self._text(row) for row in rows], object)
         labels, shares = runtime.run(numeric, text)

@@ -19,12 +19,14 @@ from ..telemetry.metrics import PREDICTIONS
 PROCESS = secrets.token_hex(6)
 NUMBERS = itertools.count()
 
+Made = list[tuple[str, dict[str, Any]]]  # predictions, each after its id
+
 
 class Predictor:
     """A version, loaded and warm.
 
     ``decode`` reads a body, ``{"row": ...}`` or ``{"rows": [...]}``: what is absent is ``UNSET``. ``fast`` says whether
-    a row takes so little time that other requests can wait for it.
+    a row takes so little time that other requests can wait for it. ``score`` is `predict` without a trace.
     """
 
     def __init__(self, bundle: Bundle, events: EventLog) -> None:
@@ -35,17 +37,17 @@ class Predictor:
         fields = [("row", scorer.row | UnsetType, UNSET), ("rows", rows | UnsetType, UNSET)]
         body: Any = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False)
         self.decode = msgspec.json.Decoder(body).decode
-        self._score, self._log = scorer.rows, events.append
+        self.score, self._log = scorer.rows, events.append
         self._count = PREDICTIONS.labels(bundle.version, "http").inc
 
-    def predict(self, rows: Sequence[Any], started: float, many: bool) -> list[tuple[str, dict[str, Any]]]:
+    def predict(self, rows: Sequence[Any], started: float, many: bool) -> Made:
         """Score decoded rows and log them.
 
         Returns:
             Each row's id and output. An id sorts by time and is like no other: milliseconds, process, number, and the
             row's place if there may be many.
         """
-        outputs = self._score(rows)
+        outputs = self.score(rows)
         now = time.time()
         request = f"{int(now * 1e3):012x}{PROCESS}{next(NUMBERS) & 0xFFFFFF:06x}"
         elapsed = (time.perf_counter() - started) * 1e3

@@ -18,10 +18,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ..errors import ProjectError
 from . import bulk
 from .database import Store
-from .tables import predictions, traffic
+from .tables import model_events, predictions, traffic, trials
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LOGGED = ("id", "time", "model_version", "source", "latency_ms", "inputs", "output")
+TRIED = ("prediction_id", "model_version", "role", "time", "latency_ms", "output", "error")
 BEYOND = 1e9  # the bucket of everything slower
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,21 @@ class Request(NamedTuple):
     seconds: float
 
 
+class Trial(NamedTuple):
+    """What another version said to a request that the champion answered: its output, or why there is none."""
+
+    id: str  # of the champion's prediction
+    time: float
+    version: str
+    role: str  # shadow or canary
+    latency_ms: float
+    output: Any = None
+    error: str | None = None
+
+
+Event = Prediction | Request | Trial
+
+
 class EventLog:
     """The queue and its writer.
 
@@ -62,13 +78,13 @@ class EventLog:
         self._store = store
         self._interval = interval
         self._capacity = capacity
-        self._queue: deque[Prediction | Request] = deque()
+        self._queue: deque[Event] = deque()
         self._writing = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
         self._thread.start()
 
-    def append(self, event: Prediction | Request) -> None:
+    def append(self, event: Event) -> None:
         """Queue an event; costs well under a microsecond."""
         if len(self._queue) < self._capacity:
             self._queue.append(event)
@@ -117,7 +133,7 @@ class EventLog:
                 said = self.dropped
                 log.error("events dropped: the queue is full", dropped=said)
 
-    def _write(self, batch: list[Prediction | Request]) -> None:
+    def _write(self, batch: list[Event]) -> None:
         counts = Counter(
             (event.time // 60 * 60, event.route, event.status, bucket(event.seconds))
             for event in batch
@@ -140,6 +156,20 @@ class EventLog:
                 if type(event) is Prediction
             ]
             bulk.insert(connection, predictions, LOGGED, rows)
+            tried = [
+                (
+                    event.id,
+                    event.version,
+                    event.role,
+                    stored(datetime.fromtimestamp(event.time, UTC)),
+                    event.latency_ms,
+                    None if event.output is None else encode(event.output).decode(),
+                    event.error,
+                )
+                for event in batch
+                if type(event) is Trial
+            ]
+            bulk.insert(connection, trials, TRIED, tried)
             if counts:
                 add_traffic(connection, counts)
 
@@ -161,6 +191,23 @@ def add_traffic(connection: Connection, counts: Counter[tuple[float, str, int, f
         for (minute, route, status, le), n in sorted(counts.items())  # sorted: two workers never deadlock
     ]
     connection.execute(statement, rows)
+
+
+def record(store: Store, action: str, version: str, actor: str, **more: Any) -> None:
+    """Write down what happens to a model, before it does.
+
+    Args:
+        store: the log.
+        action: import, promote, rollback, shadow, canary, withdraw.
+        version: the model version.
+        actor: who did it: a person, or the service itself.
+        more: ``alias``, ``previous`` (the version before), ``reason``, and ``detail`` (plain JSON).
+    """
+    detail = more.pop("detail", None)
+    text = None if detail is None else msgspec.json.encode(detail).decode()
+    with store.write() as connection:
+        values = {"time": datetime.now(UTC), "action": action, "version": version, "actor": actor, "detail": text}
+        connection.execute(model_events.insert().values(values | more))
 
 
 def upsert(connection: Connection, table: Table) -> Any:

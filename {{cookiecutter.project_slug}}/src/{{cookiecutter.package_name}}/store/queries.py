@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
-from sqlalchemy import BigInteger, Select, cast, extract, func, select
+from sqlalchemy import BigInteger, ColumnElement, Select, cast, extract, func, or_, select
 
 from ..signature import Column, Signature
 from .database import Store
-from .tables import checks, feedback, model_events, predictions, quarantine, runs, traffic
+from .tables import checks, feedback, model_events, predictions, quarantine, runs, traffic, trials
 
 DTYPES = {"number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "string": pl.String, "datetime": pl.String}
 
@@ -92,9 +92,20 @@ def recent_runs(store: Store, limit: int = 20) -> list[Row]:
     return found
 
 
-def recent_events(store: Store, limit: int = 20) -> list[Row]:
-    """Return what happened to the models, newest first."""
-    return _rows(store, select(model_events).order_by(model_events.c.id.desc()).limit(limit))
+def recent_events(store: Store, limit: int = 20, actions: Sequence[str] = ()) -> list[Row]:
+    """Return what happened to the models (or only these actions), newest first, with ``detail`` decoded."""
+    query = select(model_events).order_by(model_events.c.id.desc()).limit(limit)
+    found = _rows(store, query.where(model_events.c.action.in_(actions)) if actions else query)
+    return [row | {"detail": json.loads(row["detail"] or "{}")} for row in found]
+
+
+def answering_versions(store: Store, since: datetime) -> dict[str, int]:
+    """Return the model versions that answered since then, each with its predictions, the most active first."""
+    number = func.count()
+    query = select(predictions.c.model_version, number).where(predictions.c.time >= since)
+    with store.read() as connection:
+        found = connection.execute(query.group_by(predictions.c.model_version).order_by(number.desc())).all()
+    return {version: count for version, count in found}
 
 
 def latest_checks(store: Store, kind: str | None = None) -> list[Row]:
@@ -164,6 +175,133 @@ def predictions_frame(
         *_unpack("inputs", signature.inputs),
         *_unpack("output", signature.outputs),
     )
+
+
+def request_latencies(
+    store: Store, version: str, since: datetime, until: datetime, limit: int
+) -> tuple[list[float], datetime]:
+    """Return the latencies (ms) of the requests that a version answered over HTTP, newest first.
+
+    Args:
+        store: the log.
+        version: the model version.
+        since: not before.
+        until: before.
+        limit: at most so many of the newest.
+
+    Returns:
+        One latency a request, whatever its number of rows; and since when they are complete.
+    """
+    first = or_(predictions.c.id.not_like("%-%"), predictions.c.id.like("%-0"))  # see `Predictor.predict`
+    query = (
+        select(predictions.c.latency_ms, predictions.c.time)
+        .where(_answered(version, since, until), first)
+        .order_by(predictions.c.time.desc())
+        .limit(limit)
+    )
+    with store.read() as connection:
+        found = connection.execute(query).all()
+    return [row[0] for row in found], found[-1][1] if len(found) == limit else since
+
+
+def failed_trials(store: Store, version: str, role: str, since: datetime, until: datetime) -> int:
+    """Count the requests that a shadow or a canary failed on."""
+    query = select(func.count()).where(
+        trials.c.model_version == version,
+        trials.c.time >= since,
+        trials.c.time < until,
+        trials.c.role == role,
+        trials.c.error.is_not(None),
+    )
+    with store.read() as connection:
+        return connection.execute(query).scalar_one()
+
+
+def failed_requests(store: Store, route: str, since: datetime, until: datetime) -> int:
+    """Count the requests that ended with status 500 on a route, by whole minutes."""
+    query = select(func.coalesce(func.sum(traffic.c.requests), 0)).where(
+        traffic.c.minute >= since.replace(second=0, microsecond=0),
+        traffic.c.minute < until,
+        traffic.c.route == route,
+        traffic.c.status == 500,
+    )
+    with store.read() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+def outcomes(
+    store: Store, version: str, since: datetime, until: datetime, limit: int, depth: int = 100_000
+) -> list[tuple[str, str]]:
+    """Return what a version predicted over HTTP and what really happened, newest first, both as JSON text.
+
+    Args:
+        store: the log.
+        version: the model version.
+        since: no prediction before.
+        until: no prediction and no feedback from then on.
+        limit: at most so many.
+        depth: among so many of the newest predictions.
+    """
+    newest = (
+        select(predictions.c.id, predictions.c.time, predictions.c.output)
+        .where(_answered(version, since, until))
+        .order_by(predictions.c.time.desc())
+        .limit(depth)
+        .subquery()
+    )
+    query = (
+        select(newest.c.output, feedback.c.actual)
+        .join(feedback, feedback.c.prediction_id == newest.c.id)
+        .where(feedback.c.time < until)
+        .order_by(newest.c.time.desc())
+        .limit(limit)
+    )
+    with store.read() as connection:
+        return [(output, actual) for output, actual in connection.execute(query)]
+
+
+def trials_frame(
+    store: Store, champion: tuple[str, Signature], shadow: tuple[str, Signature], since: datetime, limit: int = 100_000
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return what a shadow said beside what the champion said, newest first.
+
+    Args:
+        store: the log.
+        champion: its version and signature.
+        shadow: likewise.
+        since: only newer ones.
+        limit: at most so many.
+
+    Returns:
+        Three tables, row by row: ``id``, both latencies (``latency_ms``, ``trial_ms``) and the inputs; the champion's
+        outputs; the shadow's.
+    """
+    columns = (predictions.c[name] for name in ("id", "latency_ms", "inputs", "output"))
+    query = (
+        select(*columns, trials.c.latency_ms.label("trial_ms"), trials.c.output.label("trial"))
+        .join(trials, trials.c.prediction_id == predictions.c.id)
+        .where(trials.c.model_version == shadow[0], trials.c.time >= since, trials.c.output.is_not(None))
+        .where(predictions.c.model_version == champion[0])
+        .order_by(trials.c.time.desc())
+        .limit(limit)
+    )
+    kinds = {"latency_ms": pl.Float64, "trial_ms": pl.Float64}
+    schema = {
+        name: kinds.get(name, pl.String) for name in ("id", "latency_ms", "inputs", "output", "trial_ms", "trial")
+    }
+    with store.read() as connection:
+        found = [tuple(row) for row in connection.execute(query)]
+    frame = pl.DataFrame(found, schema=schema, orient="row")
+    return (
+        frame.select("id", "latency_ms", "trial_ms", *_unpack("inputs", champion[1].inputs)),
+        frame.select(_unpack("output", champion[1].outputs)),
+        frame.select(_unpack("trial", shadow[1].outputs)),
+    )
+
+
+def _answered(version: str, since: datetime, until: datetime) -> ColumnElement[bool]:
+    made = predictions.c
+    return (made.model_version == version) & (made.source == "http") & (made.time >= since) & (made.time < until)
 
 
 def known_predictions(store: Store, ids: Sequence[str]) -> set[str]:

@@ -87,6 +87,21 @@ model_events = Table(
     Column("previous", String(32)),
     Column("actor", String(128), nullable=False),
     Column("reason", Text, nullable=False, default=""),
+    Column("detail", Text),  # JSON: what the gates measured, or the evidence of a rollback
+)
+
+# What another version said, or failed to say, to a request that the champion answered.
+trials = Table(
+    "trials",
+    metadata,
+    Column("prediction_id", String(64), primary_key=True),
+    Column("model_version", String(32), primary_key=True),
+    Column("role", String(8), nullable=False),  # shadow or canary
+    Column("time", UtcTime, nullable=False),
+    Column("latency_ms", Float),
+    Column("output", Text),  # JSON; none if it failed
+    Column("error", Text),
+    Index("trials_by_version", "model_version", "time"),
 )
 
 # Requests by minute, route, status and latency bucket: all that charts need, whatever the traffic.

@@ -19,7 +19,11 @@ REJECTED = Counter("rejected_rows_total", "Rows refused or quarantined.", ("sour
 RUNS = Counter("pipeline_runs_total", "Batch runs ended.", ("status",))
 DROPPED = Gauge("events_dropped", "Events that did not reach the log; must stay 0.", multiprocess_mode="livesum")
 MODEL = Gauge("model_info", "1 for the version that is served.", ("version",), multiprocess_mode="livemax")
-LOAD_FAILURES = Counter("model_load_failures_total", "Attempts to load a champion that failed.")
+LOAD_FAILURES = Counter("model_load_failures_total", "Attempts to load a version that failed.")
+TRIALS = Counter(
+    "trials_total", "Requests given to a shadow or a canary: answered, failed, dropped.", ("role", "outcome")
+)
+WITHDRAWN = Counter("canaries_withdrawn_total", "Canaries that the service withdrew because they were worse.")
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 

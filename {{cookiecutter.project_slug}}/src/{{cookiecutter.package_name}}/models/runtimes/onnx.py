@@ -1,9 +1,9 @@
-"""ONNX: all numeric columns enter as one float32 matrix, all text columns as another."""
+"""ONNX: all numeric columns enter as one matrix, all text columns as another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -20,13 +20,21 @@ class OnnxRuntime:
     """An ONNX session.
 
     Args:
-        model: the serialized graph, with inputs ``numeric`` and ``text`` (or one of them).
+        model: the graph, serialized or the path of its file, with inputs ``numeric`` and ``text`` (or one of them).
         numeric: the model's numeric columns, in the order of the matrix.
         text: its text columns.
         probabilities: whether the second output holds class probabilities.
+        dtype: of the numeric matrix: float32 or float64.
     """
 
-    def __init__(self, model: bytes, numeric: Sequence[str], text: Sequence[str], probabilities: bool) -> None:
+    def __init__(
+        self,
+        model: bytes | str,
+        numeric: Sequence[str],
+        text: Sequence[str],
+        probabilities: bool,
+        dtype: str = "float32",
+    ) -> None:
         """Build the session; it runs on the thread that calls it, so threads and workers do not fight for cores."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -34,12 +42,13 @@ class OnnxRuntime:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.numeric, self.text = tuple(numeric), tuple(text)
+        self.dtype = np.dtype(dtype)
         names = [output.name for output in session.get_outputs()]
         self._outputs = names[: 2 if probabilities else 1]
         self._run = session.run
 
     def run(self, numeric: Array | None, text: Array | None) -> tuple[Array, Array | None]:
-        """Score matrices: float32 (n x columns, NaN for missing) and object (n x columns, "" for missing)."""
+        """Score matrices (n x columns): of ``dtype`` with NaN for missing, and of objects with "" for missing."""
         feed = {}
         if numeric is not None:
             feed["numeric"] = numeric
@@ -50,21 +59,30 @@ class OnnxRuntime:
 
     def predict(self, frame: pl.DataFrame) -> tuple[Array, Array | None]:
         """Score a table of the model's columns."""
-        import polars as pl
+        feed = matrices(frame, self.numeric, self.text, self.dtype)
+        return self.run(feed.get("numeric"), feed.get("text"))
 
-        numeric = text = None
-        if self.numeric:
-            numeric = np.empty((frame.height, len(self.numeric)), np.float32)
-            for place, name in enumerate(self.numeric):
-                numeric[:, place] = frame[name].cast(pl.Float32).to_numpy()
-        if self.text:
-            text = np.empty((frame.height, len(self.text)), object)
-            for place, name in enumerate(self.text):
-                text[:, place] = frame[name].fill_null("").to_numpy()
-        return self.run(numeric, text)
+
+def matrices(
+    frame: pl.DataFrame, numeric: Sequence[str], text: Sequence[str], dtype: str | np.dtype[Any]
+) -> dict[str, Array]:
+    """Return the columns of a table as ``numeric`` and ``text``; a matrix without columns is left out."""
+    import polars as pl
+
+    found: dict[str, Array] = {}
+    if numeric:
+        kind = pl.Float32 if np.dtype(dtype) == np.float32 else pl.Float64
+        table = pl.DataFrame([frame[name].cast(kind) for name in numeric])
+        found["numeric"] = np.ascontiguousarray(table.to_numpy(order="fortran"))  # twice as fast as order="c"
+    if text:
+        found["text"] = np.empty((frame.height, len(text)), object)
+        for place, name in enumerate(text):
+            found["text"][:, place] = frame[name].fill_null("").to_numpy()
+    return found
 
 
 def load(bundle: Bundle) -> OnnxRuntime:
-    """Load the model of a bundle."""
-    manifest = bundle.manifest
-    return OnnxRuntime(bundle.model_file.read_bytes(), manifest["numeric"], manifest["text"], manifest["probabilities"])
+    """Load the model of a bundle, by its path: a session keeps the bytes that it was given."""
+    manifest, path = bundle.manifest, str(bundle.model_file)
+    dtype = manifest.get("dtype", "float32")
+    return OnnxRuntime(path, manifest["numeric"], manifest["text"], manifest["probabilities"], dtype)

@@ -37,16 +37,22 @@ def _json(value: object, status: int = 200) -> Answer:
 
 
 def _ready(state: State) -> Answer:
-    version, reason = state.served.bundle.version if state.served else None, state.trouble
-    if version and reason:
-        reason = f"version {version} goes on, because the new champion is not usable: {reason}"
+    version, troubles = state.served.bundle.version if state.served else None, dict(state.troubles)
+    if version and CHAMPION in troubles:
+        troubles[CHAMPION] = f"version {version} goes on, because the new champion is not usable: {troubles[CHAMPION]}"
+    reason = "; ".join(troubles.values())
     return _json({"ready": bool(version), "model_version": version, "reason": reason}, 200 if version else 503)
 
 
 def _model(state: State) -> Answer:
     if state.served is None:
         return NO_CHAMPION
-    bundle = state.served.bundle
+    bundle, canary, shadow = state.served.bundle, state.canary, state.shadow
+    tried: dict[str, object] = {}
+    if canary:
+        tried["canary"] = {"version": canary.bundle.version, "share": canary.alias.share}
+    if shadow:
+        tried["shadow"] = {"version": shadow.bundle.version}
     return _json(
         {
             "version": bundle.version,
@@ -55,6 +61,7 @@ def _model(state: State) -> Answer:
             "imported_at": bundle.provenance["imported_at"],
             "metrics": bundle.metrics,
             "signature": bundle.signature.to_json(),
+            **tried,
         }
     )
 
