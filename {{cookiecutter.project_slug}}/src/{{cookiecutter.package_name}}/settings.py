@@ -49,6 +49,8 @@ class Models(Section):
 
     ``registry`` is a folder, the URL of an object store (``s3://``, ``gs://``, ``az://``) or an MLflow server
     (``mlflow+http://``, ``mlflow+https://``); what does not come from a folder is kept in ``cache`` once it was read.
+    ``transform`` is the file with the team's function from rows to the model's columns (see `models.transform`), which
+    ``model import`` puts into the bundle; none if it is empty.
     ``sample_rows`` of the sample stay in the bundle, to compare versions on the same rows; 0 keeps none.
     ``parity_tolerance`` is the largest accepted 99.9th percentile of the differences, in standard
     deviations of the predictions (regression) or in probability (classification);
@@ -57,6 +59,7 @@ class Models(Section):
 
     registry: str = "data/models"
     cache: Path = Path("data/cache")
+    transform: str = ""
     sample_rows: Annotated[int, Field(ge=0)] = 20_000
     parity_tolerance: Positive = 1e-3
     parity_classes: Share = 1e-3
@@ -109,6 +112,8 @@ class Pipeline(Section):
     share of bad rows above which nothing is published; ``log_rows`` writes each prediction to the log, not only the
     run.
 
+    ``schedule`` is the cron line, in UTC, of an orchestrator that this project defines (see `pipeline.dagster`).
+
     ``engine`` is a module of ``pipeline/engines``, and all give the same bytes: ``local`` has ``workers`` processes
     (0: one a core), ``spark`` the cluster at ``spark_master`` (empty: as Spark itself is configured).
     """
@@ -116,6 +121,7 @@ class Pipeline(Section):
     input: str = ""
     output: str = ""
     sinks: tuple[str, ...] = ()
+    schedule: str = "0 2 * * *"
     delimiter: Literal["", ",", ";", "\t", "|"] = ""
     encoding: str = ""
     unpack_ratio: Positive = 200

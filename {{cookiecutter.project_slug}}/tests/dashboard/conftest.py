@@ -57,12 +57,12 @@ class Log:
             connection.execute(predictions.insert(), made)
             connection.execute(feedback.insert(), [{"prediction_id": "p0", "time": self.now, "actual": "51"}])
 
-    def run(self, number: int, status: str = "succeeded", hours: float = 1, error: str | None = None) -> None:
-        """A batch run that started some hours ago: 100 rows, 7 in quarantine."""
+    def run(self, number: int, status: str = "succeeded", hours: float = 1, **more: Any) -> None:
+        """A batch run that started some hours ago: 100 rows, 7 in quarantine; ``more`` of its columns."""
         published = 93 if status == "succeeded" else 0
         row = {"id": f"r{number}", "key": f"k{number}", "status": status, "input": "/in/new.csv", "output": "out"}
-        row |= {"started": self.now - timedelta(hours=hours), "model_version": "v1", "seconds": 0.5, "error": error}
-        row |= {"rows_in": 100, "rows_published": published, "rows_quarantined": 7}
+        row |= {"started": self.now - timedelta(hours=hours), "model_version": "v1", "seconds": 0.5}
+        row |= {"rows_in": 100, "rows_published": published, "rows_quarantined": 7} | more
         with self.store.write() as connection:
             connection.execute(runs.insert(), row)
             connection.execute(quarantine.insert(), {"run_id": f"r{number}", "reason": "staff: type", "rows": 7})

@@ -111,10 +111,16 @@ def test_a_chunk_done_twice_changes_nothing(work):
 
 def test_a_run_tells_where_its_time_went(job):
     settings, source, output = job
-    steps = run(settings, source, output).steps
-    assert {"read_seconds", "validate_seconds", "score_seconds", "write_seconds"} < set(steps)
-    assert steps["bytes_written"] == sum(path.stat().st_size for path in output.rglob("*.parquet"))
-    assert 0 < steps["memory_mb"] < 10_000
+    done = run(settings, source, output)
+    steps = {step.pop("step"): step for step in done.steps["steps"]}
+    assert list(steps) == ["ingest", "validate", "score", "publish"]
+    assert all(step["seconds"] > 0 for step in steps.values())
+    assert steps["ingest"]["rows_in"] == done.rows_in
+    assert steps["ingest"]["bytes"] == sum(path.stat().st_size for path in source.iterdir() if path.suffix != ".txt")
+    assert steps["validate"]["rejected"] == done.rows_quarantined
+    assert steps["publish"]["rows_out"] == done.rows_published
+    assert steps["publish"]["bytes"] == sum(path.stat().st_size for path in output.rglob("*.parquet"))
+    assert 0 < done.steps["memory_mb"] < 10_000
 
 
 def test_a_worker_that_is_killed_is_said_and_the_run_goes_on(job, monkeypatch):

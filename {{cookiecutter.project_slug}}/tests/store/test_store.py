@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import select
 
 from project.errors import ProjectError
 from project.settings import Settings
 from project.signature import Column, Signature
 from project.store import events, queries
 from project.store.database import Store
-from project.store.tables import metadata, model_events
+from project.store.feedback import write
+from project.store.tables import feedback, metadata, model_events, runs
 
 SIGNATURE = Signature(
     "t",
@@ -153,3 +155,42 @@ def test_requests_are_counted_once_whatever_their_rows(settings: Settings) -> No
         assert (newest, complete.timestamp()) == ([2.0], second + 2)
         assert queries.failed_requests(store, "/v1/predict", began, until) == 2
         assert queries.failed_requests(store, "/v1/feedback", began, until) == 0
+
+
+def test_feedback_said_twice_changes_nothing(settings: Settings) -> None:
+    def stored(store: Store) -> list[tuple[str, str, datetime]]:
+        with store.read() as connection:
+            return [
+                tuple(row)
+                for row in connection.execute(
+                    select(*(feedback.c[name] for name in ("prediction_id", "actual", "time")))
+                )
+            ]
+
+    with Store(settings) as store:
+        write(store, {"a": 1.5, "b": "yes"})
+        before = stored(store)
+        write(store, {"b": "yes", "a": 1.5})
+        assert stored(store) == before
+        write(store, {"a": 2})
+        assert [row[:2] for row in stored(store)] == [("a", "2"), ("b", '"yes"')]
+        write(store, {})
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(settings: Settings) -> None:
+    with Store(settings) as store:
+        with store.write() as connection:
+            for place, name in enumerate(("abc1", "abd2")):
+                row = {"key": name, "status": "succeeded", "input": "i", "output": "o", "model_version": "v"}
+                row |= {
+                    "started": datetime(2026, 1, 1 + place, tzinfo=UTC),
+                    "steps": '{"steps": []}' if place else None,
+                }
+                connection.execute(runs.insert(), {"id": name, **row})
+        assert queries.find_run(store, "abc")["steps"] == {}
+        assert queries.find_run(store, "latest")["id"] == "abd2"
+        assert queries.find_run(store, "abd2")["steps"] == {"steps": []}
+        assert "steps" not in queries.recent_runs(store)[0]
+        for reference, sentence in (("ab", "several"), ("x", "no batch run x"), ("%", "no batch run %")):
+            with pytest.raises(queries.NoRun, match=sentence):
+                queries.find_run(store, reference)

@@ -46,10 +46,18 @@ def import_(
     extra: Annotated[
         list[Path] | None, typer.Option("--with", help="A file or folder that an entry point reads.")
     ] = None,
+    transform: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="A Python file with transform(rows), from rows to the model's columns; the bundle keeps it. By default"
+            ' models.transform of the settings; "" for none.',
+        ),
+    ] = None,
 ) -> str:
     """Make an immutable bundle of a trained model, and print its version."""
     from .. import settings
-    from ..models.importing import Source, import_model
+    from ..models.importing import PACKED, Source, import_model
     from ..models.registry import Registry
     from ..settings import user
     from ..store.database import Store
@@ -58,7 +66,10 @@ def import_(
     loaded = settings.load()
     known = {info.version for info in Registry(loaded).versions()}
     trusted, files = tuple(trust_type or ()), tuple(extra or ())
-    source = Source(reference, sample, target, signature, name, trust_pickle, trusted, files)
+    if transform is None and not reference.endswith(PACKED):
+        transform = loaded.models.transform and str(loaded.path(loaded.models.transform))
+    code = Path(transform) if transform else None
+    source = Source(reference, sample, target, signature, name, trust_pickle, trusted, files, code)
     bundle = import_model(loaded, source, typer.echo)
     if bundle.version not in known:
         with Store(loaded) as store:
@@ -124,6 +135,8 @@ def show(
     )
     origin = bundle.provenance
     typer.echo(f"imported {origin['imported_at']} by {origin['imported_by']} from {origin['source']}")
+    if code := origin.get("transform"):
+        typer.echo(f"columns made by {code['file']} (sha256 {code['sha256'][:16]})")
     for name, alias in aliases.items():
         typer.echo(f"{name} since {alias.since}{alias.by and f' by {alias.by}'}{alias.reason and f': {alias.reason}'}")
     for name, value in bundle.metrics.items():

@@ -2,29 +2,48 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..pipeline.run import Report, Run
+    from ..pipeline.job import Report, Run
+    from ..pipeline.remote import Report as Say
+    from ..settings import Settings
 
 app = typer.Typer(help="Score files: predictions, quarantine and a manifest come out.", no_args_is_help=True)
 
 
 @app.command()
 def run(
-    input: Annotated[str, typer.Option(help="A CSV or Parquet file, a folder of them, or a glob pattern.")],
-    output: Annotated[Path, typer.Option(help="Folder below which runs are published.")],
+    input: Annotated[
+        str | None, typer.Option(help="A file, a folder, a glob pattern or a URL; default: the setting pipeline.input.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder below which runs are published; default: pipeline.output.")
+    ] = None,
+    sink: Annotated[
+        list[str] | None, typer.Option(help="URL to copy the run on to; default: pipeline.sinks. May be repeated.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Write predictions.csv and quarantine.csv too.")] = False,
+    new_only: Annotated[
+        bool, typer.Option("--new-only", help="Leave out files that were scored before with this model.")
+    ] = False,
 ) -> None:
     """Score every row with the champion; bad rows go to quarantine with their reasons."""
+    from ..pipeline.run import configured
     from ..pipeline.run import run as start
     from ..settings import load
 
     settings = load()
-    _watched(lambda report: start(settings, input, output, report))
+    source, target = configured(settings, input or "", output or "")
+    copies = [*(sink or settings.pipeline.sinks), *(["csv:"] if csv else [])]
+    _watched(
+        lambda report, say: start(settings, source, target, report, say, copies=copies, new_only=new_only),
+        "no new file to score",
+    )
 
 
 @app.command()
@@ -36,7 +55,35 @@ def resume(
     from ..settings import load
 
     settings = load()
-    _watched(lambda report: go_on(settings, output, report))
+    _watched(lambda report, say: go_on(settings, output, report, say), "nothing to resume: no run is unfinished")
+
+
+@app.command()
+def quarantine(
+    run: Annotated[str, typer.Argument(help="Id of the run, its beginning, or `latest`.")],
+    output: Annotated[Path, typer.Option(help="CSV file to write, to be corrected.")],
+) -> None:
+    """Take the bad rows of a run out: where each came from, what is wrong, and the row as it came."""
+    from ..pipeline.resubmit import take_out
+
+    _, found = _find(run)
+    count = take_out(Path(found["output"]) / found["id"], output)
+    told = f"{count:,} rows -> {output}: correct them, then `pipeline resubmit {found['id']} --input {output}`"
+    typer.echo(told if count else f"run {found['id']} has quarantined no rows")
+
+
+@app.command()
+def resubmit(
+    run: Annotated[str, typer.Argument(help="Id of the run whose rows these are, its beginning, or `latest`.")],
+    input: Annotated[str, typer.Option(help="The corrected rows, as `pipeline quarantine` wrote them.")],
+) -> None:
+    """Score corrected rows of a run's quarantine, published beside it; no row is taken twice."""
+    from ..pipeline.run import run as start
+
+    settings, found = _find(run)
+    _watched(
+        lambda report, say: start(settings, input, found["output"], report, say, resubmits=found["id"]), "nothing came"
+    )
 
 
 @app.command()
@@ -72,7 +119,18 @@ def status(last: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10
     Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False).print(table)
 
 
-def _watched(work: "Callable[[Report], Run | None]") -> None:
+def _find(run: str) -> "tuple[Settings, dict[str, Any]]":
+    """Return the settings, and what the log has of a run."""
+    from ..settings import load
+    from ..store.database import Store
+    from ..store.queries import find_run
+
+    settings = load()
+    with Store(settings) as store:
+        return settings, find_run(store, run)
+
+
+def _watched(work: "Callable[[Report, Say], Run | None]", nothing: str) -> None:
     """Show a bar on a terminal, a line for every tenth elsewhere; then say what came out."""
     from rich.console import Console
     from rich.progress import Progress
@@ -88,9 +146,9 @@ def _watched(work: "Callable[[Report], Run | None]") -> None:
                 tenths.add(tenth)
                 typer.echo(f"{share:4.0%}  {told}", err=True)
 
-        run = work(show)
+        run = work(show, lambda told: bar.console.print(told, markup=False, highlight=False, soft_wrap=True))
     if run is None:
-        typer.echo("nothing to resume: no run is unfinished")
+        typer.echo(nothing)
         return
     for name in run.ignored:
         typer.echo(f"ignored {name}: it is no CSV or Parquet file")

@@ -20,11 +20,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ..errors import ProjectError
 from ..settings import Settings
+from ..store.queries import NoRun
 from .charts import chart_rows, spec
-from .state import KINDS, RANGES, Reader, label, number, stamp
+from .runs import RunReader, megabytes, seconds
+from .state import KINDS, RANGES, Reader, label, number, sentence, stamp
 
 FOLDER = Path(__file__).parent
+RUN_PARTS = ("run-head", "run-parts")
+ABOVE = "../../"  # from the page of a run to the root
 PARTS = ("head", "figures", "health", "charts", "tables")  # what a refresh puts in anew
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; frame-ancestors 'none'"
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
@@ -52,7 +57,8 @@ def router(settings: Settings) -> APIRouter:
     @routes.get("/status")
     def page(chosen: Range = DEFAULT) -> Response:
         about = settings.project.description
-        html = templates.get_template("status.html").render(view(chosen), description=about, versions=versions)
+        found = view(chosen)
+        html = templates.get_template("status.html").render(found, root="", description=about, versions=versions)
         return HTMLResponse(html, headers=PAGE)
 
     @routes.get("/status/data.json")
@@ -62,6 +68,8 @@ def router(settings: Settings) -> APIRouter:
         drawn = {name: spec(name, rows) for name, rows in found["charts"].items()}
         content = msgspec.json.encode({"status": found["status"], "charts": drawn, "parts": parts})
         return Response(content, media_type="application/json", headers=PAGE)
+
+    _runs(routes, settings, templates, versions)
 
     @routes.get("/static/{name}")
     def static(name: str, accept_encoding: Annotated[str, Header()] = "") -> Response:
@@ -74,6 +82,34 @@ def router(settings: Settings) -> APIRouter:
         return Response(files[name], media_type=TYPES[Path(name).suffix], headers=STATIC | ZIPPED)
 
     return routes
+
+
+def _runs(routes: APIRouter, settings: Settings, templates: Environment, versions: dict[str, str]) -> None:
+    """Add the routes of the page of a batch run."""
+    reader = RunReader(settings)
+
+    @routes.get("/status/runs/{identity}")
+    def page(identity: str) -> Response:
+        known = {"root": ABOVE, "versions": versions}
+        try:
+            html = templates.get_template("run.html").render(known, run=reader.read(identity))
+        except ProjectError as error:
+            gone = isinstance(error, NoRun)
+            known |= {"name": settings.project.title, "why": sentence(str(error))}
+            title = "No such batch run" if gone else "The log cannot be read"
+            html = templates.get_template("missing.html").render(known, title=title)
+            return HTMLResponse(html, 404 if gone else 503, headers=PAGE)
+        return HTMLResponse(html, headers=PAGE)
+
+    @routes.get("/status/runs/{identity}/data.json")
+    def data(identity: str) -> Response:
+        try:
+            found = reader.read(identity)
+        except ProjectError as error:
+            raise HTTPException(404 if isinstance(error, NoRun) else 503, str(error)) from None
+        parts = {name: templates.get_template(f"{name}.html").render(run=found) for name in RUN_PARTS}
+        content = msgspec.json.encode({"status": found, "charts": {}, "parts": parts}, enc_hook=str)
+        return Response(content, media_type="application/json", headers=PAGE)
 
 
 def viewer(settings: Settings) -> Callable[[str], dict[str, Any]]:
@@ -117,6 +153,7 @@ def _templates() -> Environment:
     environment = Environment(*marks, loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals |= {"ranges": RANGES, "kinds": KINDS}
     environment.filters |= {"stamp": stamp, "code": _code, "number": number, "label": label}
+    environment.filters |= {"seconds": seconds, "megabytes": megabytes}
     return environment
 
 

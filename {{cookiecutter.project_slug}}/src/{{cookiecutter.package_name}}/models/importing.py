@@ -7,7 +7,7 @@ import io
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -19,16 +19,18 @@ import numpy as np
 from .. import features
 from ..errors import ProjectError
 from ..settings import Settings, user
-from ..signature import Signature, Task
+from ..signature import Column, Signature, Task
 from ..validation import ROW, check_frame
 from . import bundle as bundles
 from . import formats, inference, metrics
+from . import transform as transforms
 from .answers import Answers, Say, ask, convert
 from .bundle import Bundle
 from .formats import Found, Imported
 from .profile import Profile
 from .registry import Registry
 from .scorer import Scorer
+from .transform import Transform
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,6 +52,7 @@ class Source:
         trust_pickle: whether code that comes with the model may run.
         trusted: types that a skops file may contain beside the reviewed ones.
         extra: files that go along with an entry point.
+        transform: a file with the team's function from rows to the model's columns (see `transform`).
     """
 
     reference: str
@@ -60,6 +63,26 @@ class Source:
     trust_pickle: bool = False
     trusted: tuple[str, ...] = ()
     extra: tuple[Path, ...] = ()
+    transform: Path | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a sample.
+
+    Attributes:
+        signature: their contract, complete but for the outputs if it is inferred.
+        typed: by the signature.
+        truth: the target, if there is one.
+        columns: what the model gets of them.
+        transform: what made these, if there is one.
+    """
+
+    signature: Signature
+    typed: pl.DataFrame
+    truth: pl.Series | None
+    columns: pl.DataFrame
+    transform: Transform | None = None
 
 
 def import_model(settings: Settings, source: Source, say: Say = lambda _: None) -> Bundle:
@@ -78,11 +101,14 @@ def import_model(settings: Settings, source: Source, say: Say = lambda _: None) 
     """
     registry = Registry(settings)
     if source.reference.endswith(PACKED):
+        if source.transform:
+            raise ProjectError("an exported bundle brings its own transform: leave --transform out")
         with tempfile.TemporaryDirectory() as folder:
             return registry.adopt(bundles.unpack(Path(source.reference), Path(folder), source.trust_pickle).folder)
     if source.sample is None:
         raise ProjectError("give rows like those to come with --sample: the signature is read off them")
     found = formats.find(source.reference, trust_pickle=source.trust_pickle, trusted=source.trusted, extra=source.extra)
+    code = None if source.transform is None else transforms.read(source.transform)
     hashes = _hashes(settings, source, found)
     for info in registry.versions():
         if info.hashes == hashes:
@@ -92,29 +118,30 @@ def import_model(settings: Settings, source: Source, say: Say = lambda _: None) 
     if source.target is not None and source.target not in sample.columns:
         raise ProjectError(f"the sample {source.sample.name} has no column {source.target!r} for the target")
     imported = found.read()
-    names = inference.model_columns(imported, sample, source.target)
-    signature = _inputs(settings, source, sample, names, imported)
-    rows, truth = _rows(signature, source, sample)
-    say(f"read {rows.height} rows with {len(signature.inputs)} columns")
-    table = features.derive(rows, names)
-    answers = ask(imported, table, signature, truth)
-    signature = _outputs(signature, source, answers, truth)
+    given = _given(settings, source, sample, imported, code)
+    rows, truth, table = given.typed, given.truth, given.columns
+    say(f"read {rows.height} rows with {len(given.signature.inputs)} columns")
+    answers = ask(imported, table, given.signature, truth)
+    signature = _outputs(given.signature, source, answers, truth)
     runtime, kept, report = convert(settings, imported, table, answers, say)
     manifest = {
         "title": signature.title,
         "task": signature.task,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "hashes": hashes,
-        "columns": names,
+        "columns": table.columns,
         "format": imported.format,
         "trusted": list(imported.trusted),
         **runtime,
     }
     files: dict[str, Any] = {**kept, "signature.json": signature.to_json(), "parity.json": report}
+    if given.transform:
+        manifest |= {"transform": given.transform.schema, "code": True}
+        files[transforms.FILE] = given.transform.source.encode()
     with tempfile.TemporaryDirectory() as folder:  # a draft, to score the sample as the service will
         output = Scorer(bundles.write(Path(folder), manifest, files)).frame(rows)
     measured, evaluation = _measure(signature, rows, truth, output, say)
-    provenance = _provenance(settings, source, imported) | {"sample_rows": rows.height, "hashes": hashes}
+    provenance = _provenance(settings, source, imported, hashes) | {"sample_rows": rows.height}
     profile = Profile.build(rows.hstack(output), (*signature.inputs, *signature.outputs))
     files |= {"metrics.json": measured, "evaluation.json": evaluation}
     files |= {"profile.json": profile.to_json(), "provenance.json": provenance}
@@ -125,16 +152,35 @@ def import_model(settings: Settings, source: Source, say: Say = lambda _: None) 
     return bundle
 
 
-def _inputs(
-    settings: Settings, source: Source, sample: pl.DataFrame, names: Sequence[str], imported: Imported
-) -> Signature:
+def _given(settings: Settings, source: Source, sample: pl.DataFrame, imported: Imported, code: str | None) -> Rows:
+    """Type the sample by the signature, and make of it what the model gets; a transform may read all but the target."""
+    import polars as pl
+
+    if code is None:
+        names = inference.model_columns(imported, sample, source.target)
+        signature = _inputs(settings, source, inference.inputs(sample, names, imported.kinds))
+        rows, truth = _rows(signature, source, sample)
+        return Rows(signature, rows, truth, features.derive(rows, names))
+    names = [name for name in sample.columns if name != source.target]
+    signature = _inputs(settings, source, inference.inputs(sample, names, {}), all_needed=False)
+    rows, truth = _rows(signature, source, sample)
+    example = check_frame(signature, pl.DataFrame([signature.example_row()])).good.drop(ROW)
+    transform = transforms.prove(code, rows, example)
+    made = transform(rows)
+    try:
+        names = inference.model_columns(imported, made, source.target)
+    except ProjectError as error:
+        raise ProjectError(f"after the transform, {error}") from None
+    return Rows(signature, rows, truth, features.derive(made, names), transform)
+
+
+def _inputs(settings: Settings, source: Source, inputs: tuple[Column, ...], all_needed: bool = True) -> Signature:
     """Return the signature, complete but for the outputs if it is inferred."""
-    inputs = inference.inputs(sample, names, imported.kinds)
     if source.signature is None:
         title = source.name or settings.project.title
         return Signature(title, "regression", source.target, inputs, ())
     given, file = Signature.load(source.signature), source.signature.name
-    if missing := [column.name for column in inputs if column.name not in given.by_name]:
+    if missing := [column.name for column in inputs if all_needed and column.name not in given.by_name]:
         raise ProjectError(f"the signature {file} lacks the column {missing[0]!r}, which the model needs")
     return replace(given, title=source.name or given.title)
 
@@ -202,12 +248,13 @@ def _sample(rows: pl.DataFrame, truth: pl.Series | None, most: int) -> bytes:
     return target.getvalue()
 
 
-def _provenance(settings: Settings, source: Source, imported: Imported) -> dict[str, Any]:
+def _provenance(settings: Settings, source: Source, imported: Imported, hashes: Mapping[str, str]) -> dict[str, Any]:
     steps = getattr(imported.estimator, "steps", [])
     final = steps[-1][1] if steps else imported.estimator
     parameters = final.get_params(deep=False) if hasattr(final, "get_params") else {}
     told = parameters or imported.origin.get("params", {})
     libraries = {*LIBRARIES, *([imported.library] if imported.library else [])}
+    code = {"file": source.transform.name, "sha256": hashes["transform"]} if source.transform else None
     return {
         "source": _short(source.reference),
         "format": imported.format,
@@ -218,6 +265,8 @@ def _provenance(settings: Settings, source: Source, imported: Imported) -> dict[
         "libraries": {"python": platform.python_version()} | {name: _version(name) for name in sorted(libraries)},
         "trusted": {"pickle": imported.code, "types": list(source.trusted)},
         "origin": dict(imported.origin),
+        "hashes": dict(hashes),
+        **({"transform": code} if code else {}),
         "training": {
             "algorithm": "ONNX graph" if imported.graph else type(final).__name__,
             "steps": [type(step).__name__ for _, step in steps],
@@ -246,10 +295,10 @@ def _hashes(settings: Settings, source: Source, found: Found) -> dict[str, str]:
     hashes = {
         "target": source.target or "",
         "name": source.name,
-        "settings": settings.models.model_dump_json(exclude={"registry", "cache"}),
+        "settings": settings.models.model_dump_json(exclude={"registry", "cache", "transform"}),
         "model": _sha256(found.files),
     }
-    for name, path in {"sample": source.sample, "signature": source.signature}.items():
+    for name, path in {"sample": source.sample, "signature": source.signature, "transform": source.transform}.items():
         if path is not None:
             if not path.is_file():
                 raise ProjectError(f"there is no file {path}")

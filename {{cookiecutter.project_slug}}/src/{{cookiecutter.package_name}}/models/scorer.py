@@ -19,6 +19,8 @@ from .runtimes.onnx import OnnxRuntime
 if TYPE_CHECKING:
     import polars as pl
 
+    from .transform import Transform
+
 WARM_RUNS = 5
 FAST_SECONDS = 0.001  # a single row below this runs on the event loop
 
@@ -47,8 +49,9 @@ class Scorer:
         self._names = [column.name for column in self.signature.outputs]
         self._classes = self.signature.outputs[0].categories
         self._boolean = self.signature.outputs[0].type == "boolean"
+        self._transform = _transform(bundle)
         self._runtime = load(bundle)
-        if isinstance(self._runtime, OnnxRuntime):
+        if isinstance(self._runtime, OnnxRuntime) and self._transform is None:
             self._numeric = self._getter(self._runtime.numeric, missing="None")
             self._text = self._getter(self._runtime.text, missing='""')
 
@@ -59,7 +62,7 @@ class Scorer:
             One output row each, in order, ready for JSON.
         """
         runtime = self._runtime
-        if not isinstance(runtime, OnnxRuntime):
+        if self._transform or not isinstance(runtime, OnnxRuntime):
             return self.frame(self.table(rows)).to_dicts()
         numeric = text = None
         if self._numeric:
@@ -84,7 +87,7 @@ class Scorer:
         """
         import polars as pl
 
-        labels, shares = self._runtime.predict(features.derive(frame, self._columns))
+        labels, shares = self._runtime.predict(self.features(frame))
         columns = {PREDICTION: pl.Series(PREDICTION, self._labels(labels), strict=False)}
         if self.signature.task == "regression":
             columns[PREDICTION] = columns[PREDICTION].cast(pl.Float64)
@@ -92,6 +95,10 @@ class Scorer:
             for place, name in enumerate(self._names[1:]):
                 columns[name] = pl.Series(name, shares[:, place].astype(np.float64))
         return pl.DataFrame(columns)
+
+    def features(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the model's columns of such a table, by the team's transform if the bundle has one."""
+        return features.derive(self._transform(frame) if self._transform else frame, self._columns)
 
     def table(self, rows: Sequence[Any]) -> pl.DataFrame:
         """Return decoded rows as a typed table."""
@@ -146,6 +153,14 @@ class Scorer:
         scope = {f"part_{part}": function for part, function in features.SCALAR.items()}
         getter: Callable[[Any], tuple[Any, ...]] = eval(f"lambda r: ({', '.join(parts)},)", scope)
         return getter
+
+
+def _transform(bundle: Bundle) -> Transform | None:
+    if "transform" not in bundle.manifest:
+        return None
+    from .transform import load  # late: most bundles have none
+
+    return load(bundle)
 
 
 def _values(rows: Sequence[Any], place: int) -> list[Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..store.database import Store
 from ..store.events import upsert
 from ..store.tables import predictions, quarantine, runs
 from .manifest import Json
-from .steps import renamed
+from .steps import STEPS, renamed
 
 
 def seconds(store: Store, run: str, output: Path) -> float | None:
@@ -49,6 +50,7 @@ def record(store: Store, identity: Json, content: Json, status: str, **more: Any
         "rows_quarantined": rows["quarantined"],
         "seconds": None,
         "error": None,
+        "steps": None,
         **more,
     }
     for reason, count in content.get("reasons", {}).items():
@@ -60,6 +62,40 @@ def record(store: Store, identity: Json, content: Json, status: str, **more: Any
         connection.execute(delete(quarantine).where(quarantine.c.run_id == identity["run"]))
         if counts:
             connection.execute(quarantine.insert(), counts)
+
+
+def told(markers: Iterable[Json], engine: str, size: int | None = None) -> Json:
+    """Add up what the chunks of a run tell of their steps.
+
+    Args:
+        markers: of the chunks.
+        engine: its name.
+        size: bytes of the input, if known.
+
+    Returns:
+        ``steps``, a list in the order of `STEPS` (empty without markers), each with ``step``, ``rows_in``,
+        ``rows_out``, ``rejected``, ``seconds`` (of all workers together) and ``bytes`` (read or written; None where a
+        step does neither); the most ``memory_mb`` of one process; the ``engine``; and how many ``workers`` were at
+        work at once.
+    """
+    rows, written, memory = 0, 0, 0.0
+    seconds, outcomes, turns = Counter[str](), Counter[str](), list[tuple[float, int]]()
+    for marker in markers:
+        rows, memory = rows + marker["rows"], max(memory, marker["memory_mb"])
+        seconds.update(marker["seconds"])
+        turns += [(marker["began"], 1), (marker["ended"], -1)]
+        for entry in marker["files"]:
+            outcomes[entry["path"].partition("/")[0]] += entry["rows"]
+            written += entry["bytes"]
+    good, bad = outcomes["predictions"], outcomes["quarantine"]
+    counts = ((rows, rows, 0, size), (rows, good, bad, None), (good, good, 0, None), (good, good, 0, written))
+    steps = [
+        {"step": step, "rows_in": given, "rows_out": taken, "rejected": refused}
+        | {"seconds": round(seconds[step], 3), "bytes": content}
+        for step, (given, taken, refused, content) in zip(STEPS, counts, strict=True)
+    ]
+    workers = max(accumulate(turn for _, turn in sorted(turns)), default=0)
+    return {"steps": steps if turns else [], "memory_mb": memory, "engine": engine, "workers": workers}
 
 
 def publish(connection: Connection, signature: Signature, run: str, version: str, published: pl.DataFrame) -> None:

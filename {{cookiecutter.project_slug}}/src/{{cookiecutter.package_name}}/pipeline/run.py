@@ -10,80 +10,82 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import structlog
 
 from ..errors import ProjectError
-from ..models.bundle import encode, write_durably
 from ..models.registry import CHAMPION, Registry
 from ..settings import Settings
 from ..store.database import Store
 from ..store.queries import recent_runs
-from ..telemetry import metrics
-from . import engines, manifest, records
+from . import manifest, sinks, spool
+from .job import REQUEST, Job, Report, Run
+from .ledger import unseen
 from .manifest import Json
-from .sources import Chunk, InputError, find, identify, inspect, plan, unchanged
-from .steps import Work
+from .remote import Report as Say
+from .remote import scheme, shown, whole
+from .resubmit import check
+from .sources import File, InputError, find, identify
 
 log = structlog.get_logger(__name__)
 
-REQUEST, LATEST = "request.json", "latest.json"
-
-Report = Callable[[float, int, int], None]  # the share of the input that is done, rows read, rows quarantined
+LOCK = ".lock"  # held by a run that depends on what earlier ones below the same folder have read
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How a run ended.
-
-    Attributes:
-        already: it had been published before.
-        ignored: names of files not read.
-        steps: seconds of all workers by step, bytes written, the most memory of one process; empty if ``already``.
-    """
-
-    id: str
-    folder: Path
-    model_version: str
-    reasons: dict[str, int]
-    seconds: float
-    already: bool
-    ignored: list[str]
-    steps: dict[str, float]
-    rows_in: int
-    rows_published: int
-    rows_quarantined: int
-
-
-def run(settings: Settings, source: str | Path, output: str | Path, report: Report | None = None) -> Run:
+def run(
+    settings: Settings,
+    source: str | Path,
+    output: str | Path,
+    report: Report | None = None,
+    say: Say = log.info,
+    *,
+    copies: Iterable[str] = (),
+    new_only: bool = False,
+    resubmits: str = "",
+) -> Run | None:
     """Score files with the champion, or go on with the run of the same input and model that was begun before.
 
     Args:
         settings: of the project.
-        source: a CSV or Parquet file, a folder of such files, or a glob pattern.
+        source: a file, a folder of files, a glob pattern, or a URL that `spool` knows.
         output: the folder below which runs are published.
         report: called after each chunk.
+        say: told what is read and what is waited for.
+        copies: URLs that the run is copied on to when it is published (see `sinks`).
+        new_only: leave out files that a published run below ``output`` has read with the same model.
+        resubmits: the run whose quarantined rows these are, corrected.
+
+    Returns:
+        How it ended; None if there was no new file.
 
     Raises:
-        ProjectError: nothing is published, and why.
+        ProjectError: nothing is published, and why; or a sink could not be filled.
     """
-    version, chunk_rows = Registry(settings).resolve(CHAMPION), settings.pipeline.chunk_rows
-    asked = {"input": os.path.abspath(source), "model_version": version, "chunk_rows": chunk_rows}
-    return _run(settings, asked, Path(output).absolute(), report)
+    urls, given = list(copies), str(source) if scheme(str(source)) else os.path.abspath(source)
+    for url in urls:
+        sinks.check(url)
+    asked: Json = {
+        "input": shown(given),
+        "sinks": [shown(url) for url in urls],
+        "new_only": new_only,
+        "resubmits": resubmits,
+        "model_version": Registry(settings).resolve(CHAMPION),
+        "chunk_rows": settings.pipeline.chunk_rows,
+    }
+    known = {shown(url): url for url in (given, *urls)}
+    return _run(settings, asked, Path(output).absolute(), report, say, known)
 
 
-def resume(settings: Settings, output: str | Path | None = None, report: Report | None = None) -> Run | None:
+def resume(
+    settings: Settings, output: str | Path | None = None, report: Report | None = None, say: Say = log.info
+) -> Run | None:
     """Go on with the newest unfinished run, with the model that it began with; None if there is none.
 
-    It is looked for in ``output``, by default in the output folders of the runs in the log.
+    It is looked for in ``output``, by default in ``pipeline.output`` and the output folders of the runs in the log.
 
     Raises:
         ProjectError: nothing is published, and why.
@@ -93,6 +95,7 @@ def resume(settings: Settings, output: str | Path | None = None, report: Report 
     else:
         with Store(settings) as store:
             folders = {Path(one["output"]) for one in recent_runs(store, 1000)}
+        folders |= {settings.path(settings.pipeline.output)} if settings.pipeline.output else set()
     found = [path for folder in folders for path in folder.glob(f".*.partial/{REQUEST}")]
     if not found:
         return None
@@ -101,16 +104,46 @@ def resume(settings: Settings, output: str | Path | None = None, report: Report 
         asked = json.loads(newest.read_bytes())
     except (OSError, ValueError):
         raise ProjectError(f"{newest} cannot be read: remove its folder and run again") from None
-    return _run(settings, asked, newest.parent.parent, report)
+    return _run(settings, asked, newest.parent.parent, report, say)
 
 
-def _run(settings: Settings, asked: Json, output: Path, report: Report | None) -> Run:
-    job = _Job(settings, asked, output, report)
+def configured(settings: Settings, source: str = "", output: str | Path = "") -> tuple[str, Path]:
+    """Return what to read and where to publish: what is given, else as the settings say, from the project's root.
+
+    Raises:
+        ProjectError: neither says it.
+    """
+    asked, target = settings.pipeline.input, output or settings.pipeline.output
+    if not (source or asked) or not target:
+        raise ProjectError("say what to read and where to publish: --input and --output, or pipeline.input and .output")
+    found = source or (asked if scheme(asked) else str(settings.path(asked)))
+    return found, Path(output) if output else settings.path(target)
+
+
+def _run(
+    settings: Settings, asked: Json, output: Path, report: Report | None, say: Say, known: dict[str, str] | None = None
+) -> Run | None:
+    """Do a run; ``known`` are its URLs with their passwords, by what is shown of them (None: it is resumed)."""
+    urls = known or {url: whole(url, settings) for url in (asked["input"], *asked["sinks"])}
+
+    def copy_on(job: Job) -> None:
+        for url in asked["sinks"]:
+            sinks.publish(settings, job.final, job.content, job.bundle.signature, urls[url], say)
+
     try:
-        with Store(settings) as job.store:
-            job.work.folder.mkdir(parents=True, exist_ok=True)
-            with manifest.lock(job.work.folder / "lock"):
-                return job.execute()
+        output.mkdir(parents=True, exist_ok=True)
+        alone = manifest.lock(output / LOCK) if asked["new_only"] or asked["resubmits"] else nullcontext()
+        with alone, _input(settings, asked, output, urls[asked["input"]], say, known is not None) as (paths, ignored):
+            files = _chosen(identify(paths), asked, output)
+            if not files:
+                return None
+            job = Job(settings, asked, output, files, copy_on, report)
+            if asked["resubmits"]:
+                check(output, asked["resubmits"], [file.path for file in files], job.id)
+            with Store(settings) as job.store:
+                job.work.folder.mkdir(parents=True, exist_ok=True)
+                with manifest.lock(job.work.folder / "lock"):
+                    return replace(job.execute(), ignored=ignored)
     except OSError as error:
         reason = error.strerror or error
         raise ProjectError(f"{output} cannot be written ({reason}): mend it, then `pipeline resume`") from None
@@ -119,197 +152,37 @@ def _run(settings: Settings, asked: Json, output: Path, report: Report | None) -
             output.rmdir()  # only if it is empty
 
 
-class _Job:
-    """One run at work.
-
-    ``rows`` are those of the whole input, once all chunks are planned; ``content`` is the manifest, empty until all
-    are accounted for.
-    """
-
-    store: Store
-    rows: int | None = None
-
-    def __init__(self, settings: Settings, asked: Json, output: Path, report: Report | None) -> None:
-        self.settings, self.output, self.report, self.source = settings.pipeline, output, report, asked["input"]
-        paths, self.ignored = find(self.source)
-        self.files = identify(paths)
-        self.bundle = Registry(settings).load(asked["model_version"])
-        inputs = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
-        same = {"format": 1, "model_version": self.bundle.version, "chunk_rows": asked["chunk_rows"], "inputs": inputs}
-        key = hashlib.sha256(encode(same)).hexdigest()
-        if asked.get("key", key) != key:
-            raise ProjectError(f"{self.source} has changed since the run began: start a new `pipeline run`")
-        self.id = key[:16]
-        self.identity = {"run": self.id, "key": key, **same}
-        self.content: Json = {}
-        self.final, folder = output / self.id, output / f".{self.id}.partial"
-        self.work = Work(self.id, folder / "model" / self.bundle.version, {}, folder)
-
-    def execute(self) -> Run:
-        """Bring the run to its end from wherever it is, under the lock."""
-        began, folder = time.time(), self.work.folder
+@contextmanager
+def _input(
+    settings: Settings, asked: Json, output: Path, url: str, say: Say, anew: bool
+) -> Iterator[tuple[list[Path], list[str]]]:
+    """Give the files of an input, and names not read; what had to be spooled stays until the run is whole."""
+    if not spool.accepts(url, settings):
+        yield find(url)
+        return
+    folder = output / f".{hashlib.sha256(asked['input'].encode()).hexdigest()[:16]}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    with manifest.lock(folder / "lock"):
         try:
-            self.content = manifest.intact(self.final)
-            already = bool(self.content)
-            seconds = None if (folder / REQUEST).exists() else records.seconds(self.store, self.id, self.output)
-            steps: dict[str, float] = {}
-            if not already or seconds is None:
-                self.work.prepare()
-                markers = self._markers(self.final if already else self.work.result)
-                earlier = _span(markers.values())
-                if not already:
-                    self._score(markers)
-                    self._total(markers)
-                    self._publish()
-                latest = {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"}
-                manifest.replace(self.output / LATEST, latest, folder)
-                self._log()
-                seconds = earlier + time.time() - began
-                self._record("succeeded", seconds=seconds)
-                self._tell(steps := _steps(markers.values()))
+            if anew:
+                shutil.rmtree(folder / spool.WHOLE, ignore_errors=True)
+            manifest.replace(folder / REQUEST, asked, folder)
+            yield spool.fetch(url, folder, settings, say), spool.told(folder)["ignored"]
+        except InputError:
             (folder / REQUEST).unlink(missing_ok=True)
-            counts = {f"rows_{name}": count for name, count in self.content["rows"].items()}
-            reasons, version = self.content["reasons"], self.bundle.version
-            return Run(self.id, self.final, version, reasons, seconds, already, self.ignored, steps, **counts)
-        except BaseException as error:
-            self._failed(error)
-            if isinstance(error, Exception) and not isinstance(error, ProjectError | OSError):
-                told = str(error).partition("\n")[0]
-                raise ProjectError(f"the run stopped ({type(error).__name__}: {told})") from error
             raise
+        else:
+            (folder / REQUEST).unlink(missing_ok=True)
         finally:
-            if not (folder / REQUEST).exists():  # nothing to resume
+            if not (folder / REQUEST).exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _tell(self, steps: dict[str, float]) -> None:
-        rows = self.content["rows"]
-        metrics.RUNS.labels("succeeded").inc()
-        metrics.PREDICTIONS.labels(self.bundle.version, "batch").inc(rows["published"])
-        metrics.REJECTED.labels("batch").inc(rows["quarantined"])
-        log.info("run published", run=self.id, model_version=self.bundle.version, **rows, **steps)
 
-    def _score(self, markers: dict[int, Json]) -> None:
-        """Do the chunks that are missing."""
-        manifest.replace(self.work.folder / REQUEST, {"input": self.source, **self.identity})
-        self._record("running")
-        shutil.rmtree(self.work.model, ignore_errors=True)
-        shutil.copytree(self.bundle.folder, self.work.model)  # where all workers see it
-        needed = [column.name for column in self.bundle.signature.inputs]
-        work, share = replace(self.work, columns=inspect(self.files, needed)), 0.0
-
-        def missing() -> Iterator[Chunk]:
-            nonlocal share
-            rows = 0
-            for chunk in plan(self.files, self.identity["chunk_rows"], work.spool, markers):
-                rows += chunk.rows
-                if chunk.number in markers:
-                    share += chunk.share
-                else:
-                    yield chunk
-            self.rows = rows  # of the whole input: the engine must account for all
-
-        try:
-            with closing(engines.find(self.settings.engine).map(work, missing(), self.settings)) as done:
-                for marker in done:
-                    number = marker["number"]
-                    markers[number], share = marker, share + marker["share"]
-                    (work.spool / f"{number:05d}.csv").unlink(missing_ok=True)
-                    if self.report:
-                        rows = _count(markers.values())
-                        self.report(min(1.0, share), rows["in"], rows["quarantined"])
-        except InputError:
-            unchanged(self.files)  # the better reason
-            raise
-        unchanged(self.files)
-
-    def _markers(self, result: Path) -> dict[int, Json]:
-        """Return the finished chunks whose files are whole."""
-        markers = {}
-        for number in self.work.finished():
-            marker = self.work.told(number)
-            if manifest.present(result, marker["files"]):
-                markers[number] = marker
-            else:
-                self.work.marker(number).unlink()
-        return markers
-
-    def _total(self, found: dict[int, Json]) -> None:
-        """Make the manifest, and refuse to publish it if rows are lost or too many are bad."""
-        markers = [found[number] for number in sorted(found)]
-        rows, reasons = _count(markers), Counter[str]()
-        for marker in markers:
-            reasons.update(marker["reasons"])
-        files = [entry for marker in markers for entry in marker["files"]]
-        self.content = {**self.identity, "rows": rows, "reasons": dict(sorted(reasons.items())), "files": files}
-        everything, good, bad = rows.values()
-        if not everything == good + bad == self.rows:
-            raise ProjectError(
-                f"the input has {self.rows} rows, but {everything} came in, {good} were scored and {bad} quarantined: "
-                "nothing is published; please report this"
-            )
-        if bad > self.settings.quarantine_limit * everything:
-            raise ProjectError(
-                f"{bad} of {everything} rows are bad, more than the {self.settings.quarantine_limit:.0%} that "
-                "pipeline.quarantine_limit allows: nothing is published; most often "
-                + ", ".join(f"{name} ({count})" for name, count in reasons.most_common(3))
-            )
-
-    def _publish(self) -> None:
-        write_durably(self.work.result / manifest.NAME, encode(self.content))
-        manifest.sync(self.work.result)
-        if self.final.exists():  # damaged: it would have been left alone otherwise
-            shutil.rmtree(self.work.folder / "damaged", ignore_errors=True)
-            self.final.rename(self.work.folder / "damaged")
-        self.work.result.rename(self.final)
-        manifest.sync(self.output)
-
-    def _log(self) -> None:
-        """Log every prediction, each once."""
-        paths = [entry["path"] for entry in self.content["files"] if entry["path"].startswith("predictions/")]
-        for path in paths if self.settings.log_rows else ():
-            frame = pl.read_parquet(self.final / path)
-            with self.store.write() as connection:
-                records.publish(connection, self.bundle.signature, self.id, self.bundle.version, frame)
-
-    def _record(self, status: str, **more: Any) -> None:
-        where = {"input": self.source, "output": str(self.output)}
-        records.record(self.store, self.identity, self.content, status, **where, **more)
-
-    def _failed(self, error: BaseException) -> None:
-        """Note why the run stopped; what it has done stays for `resume`, unless its input is wrong."""
-        reason = str(error) if isinstance(error, Exception) else "interrupted: `pipeline resume` goes on"
-        with suppress(ProjectError):
-            self._record("failed", error=reason)
-        if isinstance(error, InputError):
-            (self.work.folder / REQUEST).unlink(missing_ok=True)
-        metrics.RUNS.labels("failed").inc()
-        log.error("run stopped", run=self.id, reason=reason)
-
-
-def _count(markers: Iterable[Json]) -> dict[str, int]:
-    """Count the rows of chunks: those that were read, and those in the files that were written."""
-    everything, written = 0, Counter[str]()
-    for marker in markers:
-        everything += marker["rows"]
-        for entry in marker["files"]:
-            written[entry["path"].partition("/")[0]] += entry["rows"]
-    return {"in": everything, "published": written["predictions"], "quarantined": written["quarantine"]}
-
-
-def _span(markers: Iterable[Json]) -> float:
-    """Return the seconds in which at least one chunk was at work."""
-    total = until = 0.0
-    for began, ended in sorted((marker["began"], marker["ended"]) for marker in markers):
-        total, until = total + max(0.0, ended - max(began, until)), max(until, ended)
-    return total
-
-
-def _steps(markers: Iterable[Json]) -> dict[str, float]:
-    """Add up what the chunks tell of themselves."""
-    told = Counter[str]()
-    memory = 0.0
-    for marker in markers:
-        told.update({f"{step}_seconds": seconds for step, seconds in marker["seconds"].items()})
-        told["bytes_written"] += sum(entry["bytes"] for entry in marker["files"])
-        memory = max(memory, marker["memory_mb"])
-    return {name: round(value, 3) for name, value in told.items()} | {"memory_mb": memory} if told else {}
+def _chosen(files: list[File], asked: Json, output: Path) -> list[File]:
+    """Return the files of a run: all, or of new ones only those that it began with."""
+    if not asked["new_only"]:
+        return files
+    if "inputs" not in asked:
+        return unseen(files, output, asked["model_version"])
+    began = {entry["sha256"] for entry in asked["inputs"]}
+    return [file for file in files if file.sha256 in began]

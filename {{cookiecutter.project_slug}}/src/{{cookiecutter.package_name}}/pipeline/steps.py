@@ -1,4 +1,4 @@
-"""The steps of a chunk, from its file to its files: read, validate, score, write. The same on every engine."""
+"""The steps of a chunk, from its file to its files: `STEPS`. The same on every engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from . import manifest
 from .manifest import Json
 from .sources import Chunk, InputError, Schema, load
 
-RESERVED = ("prediction_id", "model_version", "source_file", "source_row", "reasons")
+STEPS = ("ingest", "validate", "score", "publish")  # as logs, metrics and pages name them
+FILE, NUMBER = "source_file", "source_row"  # where a row came from
+RESERVED = ("prediction_id", "model_version", FILE, NUMBER, "reasons")
+PREFIX = "input_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,14 @@ class Work:
         model: folder of the bundle.
         columns: of all files of the input together.
         folder: of the unfinished run; it has the folders that `prepare` makes.
+        corrected: the input is a quarantine's rows, which tell themselves where they came from.
     """
 
     run: str
     model: Path
     columns: Schema
     folder: Path
+    corrected: bool = False
 
     @property
     def result(self) -> Path:
@@ -83,14 +88,18 @@ class Work:
         """Do a chunk: its files, then its marker, which is returned."""
         scorer, watch = _scorer(self.model), _Watch()
         frame = load(chunk)
-        watch.lap("read")
+        watch.lap("ingest")
         checked = check(scorer.signature, chunk, frame)
         watch.lap("validate")
-        with _alone(scorer):
-            output = scorer.frame(checked.good.drop(ROW)) if checked.good.height else pl.DataFrame()
+        try:
+            with _alone(scorer):
+                output = scorer.frame(checked.good.drop(ROW)) if checked.good.height else pl.DataFrame()
+        except ProjectError as error:
+            last = chunk.first + chunk.rows - 1
+            raise ProjectError(f"the good rows of {chunk.file} from {chunk.first} to {last}: {error}") from error
         watch.lap("score")
         files = self._write(chunk, frame, checked, output, scorer.version)
-        watch.lap("write")
+        watch.lap("publish")
         marker = {"number": chunk.number, "file": chunk.file, "rows": chunk.rows, "share": chunk.share}
         marker |= {"reasons": dict(checked.counts), "files": files} | watch.told()
         manifest.replace(self.marker(chunk.number), marker, self.folder / "drafts")
@@ -103,8 +112,8 @@ class Work:
         if output.height != checked.good.height:
             raise ProjectError(f"the model gave {output.height} rows for {checked.good.height}: import it again")
         tables = {
-            "predictions": predicted(self.run, version, self.columns, chunk, frame, checked.good, output),
-            "quarantine": rejected(self.columns, chunk, frame, checked.bad),
+            "predictions": self._predicted(version, chunk, frame, checked.good, output),
+            "quarantine": rejected(self.columns, chunk, frame, checked.bad, self.corrected),
         }
         drafts = self.folder / "drafts"
         return [
@@ -112,6 +121,20 @@ class Work:
             for kind, table in tables.items()
             if table.height
         ]
+
+    def _predicted(
+        self, version: str, chunk: Chunk, frame: pl.DataFrame, good: pl.DataFrame, output: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Make the published table: identity, the input's columns (the model's typed), the model's output."""
+        row = good[ROW]
+        given = _given(self.columns, chunk, frame, row).with_columns(*good.drop(ROW))
+        identity = given.select(
+            prediction_id=pl.lit(f"{self.run}-") + (row + chunk.before).cast(pl.String),
+            model_version=pl.lit(version),
+            **_origin(chunk, frame, row, self.corrected),
+        )
+        given = given.rename(lambda name: renamed(name, output.columns))
+        return pl.concat([identity, given, output], how="horizontal")
 
 
 def check(signature: Signature, chunk: Chunk, frame: pl.DataFrame) -> Checked:
@@ -123,32 +146,37 @@ def check(signature: Signature, chunk: Chunk, frame: pl.DataFrame) -> Checked:
         raise InputError(f"{chunk.file} has a column of a kind that no model takes ({error})") from None
 
 
-def predicted(
-    run: str, version: str, columns: Schema, chunk: Chunk, frame: pl.DataFrame, good: pl.DataFrame, output: pl.DataFrame
+def rejected(
+    columns: Schema, chunk: Chunk, frame: pl.DataFrame, bad: pl.DataFrame, corrected: bool = False
 ) -> pl.DataFrame:
-    """Make the published table: identity, the input's columns (the model's typed), the model's output."""
-    row = good[ROW]
-    given = _given(columns, chunk, frame, row).with_columns(*good.drop(ROW))
-    identity = given.select(
-        prediction_id=pl.lit(f"{run}-") + (row + chunk.before).cast(pl.String),
-        model_version=pl.lit(version),
-        source_file=pl.lit(chunk.file),
-        source_row=row,
-    )
-    given = given.rename(lambda name: renamed(name, output.columns))
-    return pl.concat([identity, given, output], how="horizontal")
-
-
-def rejected(columns: Schema, chunk: Chunk, frame: pl.DataFrame, bad: pl.DataFrame) -> pl.DataFrame:
     """Make the quarantine's table: where each row came from, what is wrong, and the row as it came."""
     given = _given(columns, chunk, frame, bad[ROW])
-    origin = given.select(source_file=pl.lit(chunk.file), source_row=bad[ROW], reasons=bad[REASONS])
+    origin = given.select(**_origin(chunk, frame, bad[ROW], corrected), reasons=bad[REASONS])
     return pl.concat([origin, given.rename(renamed)], how="horizontal")
 
 
+def _origin(chunk: Chunk, frame: pl.DataFrame, row: pl.Series, corrected: bool) -> dict[str, Any]:
+    """Return the file and the row in it that each of these rows came from; corrected rows tell it themselves."""
+    if not corrected:
+        return {FILE: pl.lit(chunk.file), NUMBER: row}
+    told = frame[(row - chunk.first).to_numpy()].select(FILE, numbers(NUMBER).cast(row.dtype))
+    return {FILE: told[FILE].cast(pl.String), NUMBER: told[NUMBER]}
+
+
+def numbers(name: str) -> pl.Expr:
+    """Return a column of row numbers as text; a workbook knows no integers."""
+    return pl.col(name).cast(pl.String).str.replace(r"\.0$", "")
+
+
 def renamed(name: str, outputs: Sequence[str] = ()) -> str:
-    """Return the published name of an input's column: its own, unless a column of ours is named so."""
-    return f"input_{name}" if name in RESERVED or name in outputs else name
+    """Return the published name of an input's column: its own, unless a column of ours is named so.
+
+    ``input_`` before such a name gets one more, so that no two columns get the same name.
+    """
+    bare = name
+    while bare.startswith(PREFIX):
+        bare = bare.removeprefix(PREFIX)
+    return f"{PREFIX}{name}" if bare in RESERVED or bare in outputs else name
 
 
 def _given(columns: Schema, chunk: Chunk, frame: pl.DataFrame, row: pl.Series) -> pl.DataFrame:

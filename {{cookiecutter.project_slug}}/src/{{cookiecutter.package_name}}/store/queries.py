@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import polars as pl
 from sqlalchemy import BigInteger, ColumnElement, Select, cast, extract, func, or_, select
 
+from ..errors import ProjectError
 from ..signature import Column, Signature
 from .database import Store
 from .tables import checks, feedback, model_events, predictions, quarantine, runs, traffic, trials
 
 DTYPES = {"number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "string": pl.String, "datetime": pl.String}
 
+LATEST = "latest"
+
 Row = dict[str, Any]
+
+
+class NoRun(ProjectError):
+    """No batch run, or not only one, is what was asked for."""
 
 
 class Counts(NamedTuple):
@@ -84,8 +91,37 @@ def latency_quantiles(series: Sequence[Row], shares: Sequence[float] = (0.5, 0.9
 
 
 def recent_runs(store: Store, limit: int = 20) -> list[Row]:
-    """Return the newest batch runs, newest first, each with its quarantine counts under ``reasons``."""
-    found = _rows(store, select(runs).order_by(runs.c.started.desc()).limit(limit))
+    """Return the newest batch runs, newest first, each with its quarantine counts under ``reasons``.
+
+    What their steps did is left to `find_run`.
+    """
+    columns = [column for column in runs.c if column is not runs.c.steps]
+    found = _rows(store, select(*columns).order_by(runs.c.started.desc()).limit(limit))
+    return _with_reasons(store, found)
+
+
+def find_run(store: Store, reference: str) -> Row:
+    """Return the batch run of an id, of its first characters, or the ``latest``, with ``reasons``.
+
+    ``steps`` is what its steps did (see `pipeline.records.told`), empty if it did not end or ran before they were
+    recorded.
+
+    Raises:
+        NoRun: there is none, or several begin so.
+    """
+    query = select(runs).order_by(runs.c.started.desc())
+    if reference != LATEST:
+        query = query.where(runs.c.id.startswith(reference, autoescape=True))
+    found = _rows(store, query.limit(1 if reference == LATEST else 2))
+    if not found or not reference:
+        raise NoRun(f"the log has no batch run {reference}: `pipeline status` lists those it has")
+    if len(found) > 1:
+        raise NoRun(f"several batch runs begin with {reference}: give more of the id")
+    (run,) = _with_reasons(store, found)
+    return run | {"steps": json.loads(run["steps"] or "{}")}
+
+
+def _with_reasons(store: Store, found: list[Row]) -> list[Row]:
     reasons = _rows(store, select(quarantine).where(quarantine.c.run_id.in_([run["id"] for run in found])))
     for run in found:
         run["reasons"] = {row["reason"]: row["rows"] for row in reasons if row["run_id"] == run["id"]}
@@ -304,9 +340,10 @@ def _answered(version: str, since: datetime, until: datetime) -> ColumnElement[b
     return (made.model_version == version) & (made.source == "http") & (made.time >= since) & (made.time < until)
 
 
-def known_predictions(store: Store, ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that the log holds."""
+def known_predictions(store: Store, ids: Iterable[str]) -> set[str]:
+    """Return those of the ids that the log holds; an id may be any text that somebody sent."""
     found: set[str] = set()
+    ids = [identity for identity in ids if len(identity) <= 64 and identity.isprintable()]
     with store.read() as connection:
         for start in range(0, len(ids), 500):
             query = select(predictions.c.id).where(predictions.c.id.in_(ids[start : start + 500]))

@@ -65,6 +65,7 @@ runs = Table(
     Column("rows_quarantined", BigInteger, nullable=False, default=0),
     Column("seconds", Float),
     Column("error", Text),
+    Column("steps", Text),  # JSON: what each step did, see pipeline/records.py
     Index("runs_by_start", "started"),
 )
 

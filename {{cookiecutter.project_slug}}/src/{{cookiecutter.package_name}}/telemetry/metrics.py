@@ -17,6 +17,10 @@ DURATION = Histogram(
 PREDICTIONS = Counter("predictions_total", "Rows scored.", ("model_version", "source"))
 REJECTED = Counter("rejected_rows_total", "Rows refused or quarantined.", ("source",))
 RUNS = Counter("pipeline_runs_total", "Batch runs ended.", ("status",))
+PIPELINE_STEP_SECONDS = Counter(
+    "pipeline_step_seconds_total", "Seconds of all workers of batch runs: ingest, validate, score, publish.", ("step",)
+)
+PIPELINE_ROWS = Counter("pipeline_rows_total", "Rows of batch runs: published, quarantined.", ("outcome",))
 DROPPED = Gauge("events_dropped", "Events that did not reach the log; must stay 0.", multiprocess_mode="livesum")
 MODEL = Gauge("model_info", "1 for the version that is served.", ("version",), multiprocess_mode="livemax")
 LOAD_FAILURES = Counter("model_load_failures_total", "Attempts to load a version that failed.")

@@ -55,7 +55,7 @@ def _task(work: Work, chunks: list[Chunk]) -> Any:
         import os
         import pickle
 
-        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow
 
         os.environ.update(limits)
         work, chunks = pickle.loads(packed)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Collection
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import structlog
 
 from ...errors import ProjectError
-from ...signature import PREDICTION, Column, Signature
-from ...store.events import upsert
+from ...signature import Signature
+from ...store.feedback import contract, write
 from ...store.queries import known_predictions
-from ...store.tables import feedback
 from ..answers import Answer, Call, Handlers, problem
 from ..state import State
 from .predict import misfits, parse, served
@@ -31,28 +27,20 @@ def handlers(state: State) -> Handlers:
     """Return the handler."""
 
     def handle(call: Call) -> Awaitable[Answer]:
-        return asyncio.to_thread(_feedback, state, _contract(served(state, call).bundle.signature), call.body)
+        return asyncio.to_thread(_feedback, state, contract(served(state, call).bundle.signature), call.body)
 
     return {("POST", PATH): handle}
 
 
-def _contract(signature: Signature) -> Signature:
-    """Return the contract of one piece of feedback: an id, and an actual value like the prediction."""
-    prediction = next(column for column in signature.outputs if column.name == PREDICTION)
-    actual = replace(prediction, name="actual", nullable=False, description="What really happened.")
-    return replace(signature, inputs=(Column("id", "string", description="Of the prediction."), actual), outputs=())
-
-
-def _feedback(state: State, contract: Signature, body: bytes) -> Answer:
+def _feedback(state: State, wanted: Signature, body: bytes) -> Answer:
     value = parse(body)
     items = value["items"] if isinstance(value, dict) and value.keys() == {"items"} else [value]
-    if errors := misfits(contract, items, state.settings.serving.max_rows):
+    if errors := misfits(wanted, items, state.settings.serving.max_rows):
         return problem(422, "signature", f"the feedback does not fit: {errors[0].message}", errors)
     actuals = {one["id"]: one["actual"] for one in items}
     try:
         known = _known(state, actuals)
-        if known:
-            _write(state, {identity: actuals[identity] for identity in sorted(known)})
+        write(state.store, {identity: actuals[identity] for identity in known})
     except ProjectError as error:
         log.error("feedback not stored", reason=str(error))
         detail = "the store cannot be used now, nothing was kept: send the feedback again later"
@@ -64,18 +52,8 @@ def _feedback(state: State, contract: Signature, body: bytes) -> Answer:
 def _known(state: State, ids: Collection[str]) -> set[str]:
     """Return the ids that the log holds, with those made a moment ago, here or by another worker."""
     state.events.flush()
-    asked = [identity for identity in ids if len(identity) <= 64 and identity.isprintable()]
-    known = known_predictions(state.store, asked)
-    if len(known) < len(asked):
+    known = known_predictions(state.store, ids)
+    if len(known) < len(ids):
         time.sleep(SETTLE)
-        known |= known_predictions(state.store, asked)
+        known |= known_predictions(state.store, ids)
     return known
-
-
-def _write(state: State, actuals: dict[str, Any]) -> None:
-    now, encode = datetime.now(UTC), msgspec.json.encode
-    rows = [{"prediction_id": key, "time": now, "actual": encode(value).decode()} for key, value in actuals.items()]
-    with state.store.write() as connection:
-        statement = upsert(connection, feedback)
-        new = {"time": statement.excluded.time, "actual": statement.excluded.actual}
-        connection.execute(statement.on_conflict_do_update(index_elements=["prediction_id"], set_=new), rows)
