@@ -182,9 +182,9 @@ def renamed(name: str, outputs: Sequence[str] = ()) -> str:
 def _given(columns: Schema, chunk: Chunk, frame: pl.DataFrame, row: pl.Series) -> pl.DataFrame:
     """Return rows of a chunk in the columns that all files of the input have together."""
     found = frame if len(row) == frame.height else frame[(row - chunk.first).to_numpy()]
+    there = set(found.columns)
     return found.select(
-        (pl.col(name) if name in found.columns else pl.lit(None)).cast(dtype).alias(name)
-        for name, dtype in columns.items()
+        (pl.col(name) if name in there else pl.lit(None)).cast(dtype).alias(name) for name, dtype in columns.items()
     )
 
 
