@@ -136,7 +136,7 @@ def prepare(python: Path, project: Path, rows: int) -> dict[str, str]:
     environment |= {f"{PACKAGE.upper()}_PIPELINE__LOG_ROWS": "false", "PYTHONWARNINGS": "ignore"}
 
     def call(*arguments: str) -> None:
-        command = [python, "-m", PACKAGE, *arguments]
+        command: list[str | Path] = [python, "-m", PACKAGE, *arguments]
         subprocess.run(command, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     if not (project / "data/models/aliases/champion").exists():
@@ -192,7 +192,7 @@ def measure(python: Path, project: Path, environment: dict[str, str], peer: str,
     way, more = PEERS[peer]
     out = project / "data/out"
     shutil.rmtree(out, ignore_errors=True)
-    command = [python, __file__, "--peer", way, str(data_of(project, rows)), str(out)]
+    command: list[str | Path] = [python, __file__, "--peer", way, str(data_of(project, rows)), str(out)]
     process = subprocess.Popen(
         command, cwd=project, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
