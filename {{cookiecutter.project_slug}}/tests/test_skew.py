@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 import skops.io
-from serving.conftest import serve
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
@@ -26,6 +25,7 @@ from project.models.runtimes.original import to_pandas
 from project.models.scorer import Scorer
 from project.settings import Settings, load
 from project.store.database import Store
+from serving.conftest import serve
 
 TRANSFORM = """
 import polars as pl

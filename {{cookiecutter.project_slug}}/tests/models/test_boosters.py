@@ -11,11 +11,11 @@ import pandas as pd
 import polars as pl
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
-from trained import SAVE, predicted, source_of
 
 from project.errors import ProjectError
 from project.models.importing import import_model
 from project.settings import Settings
+from trained import SAVE, predicted, source_of
 
 REGRESSIONS = [
     ("xgboost", "reg:squarederror", "m.json"),

@@ -15,12 +15,12 @@ import pytest
 import skops.io
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
-from trained import SAVE, graph, mlmodel, source_of
 
 from project.errors import ProjectError
 from project.models.importing import import_model
 from project.models.registry import Registry
 from project.settings import Settings
+from trained import SAVE, graph, mlmodel, source_of
 
 
 def _saved(kind: str, folder: Path, table: pd.DataFrame, needs_extra: Callable[[str], Any]) -> Path:

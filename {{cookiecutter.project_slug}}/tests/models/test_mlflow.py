@@ -14,11 +14,11 @@ import pytest
 import skops.io
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
-from trained import mlmodel, predicted, source_of
 
 from project.errors import ProjectError
 from project.models.importing import import_model
 from project.settings import Settings
+from trained import mlmodel, predicted, source_of
 
 
 def test_mlflow_folder_of_scikit_learn_needs_no_mlflow(

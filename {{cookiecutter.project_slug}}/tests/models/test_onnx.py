@@ -10,12 +10,12 @@ import pandas as pd
 import polars as pl
 import pytest
 from sklearn.datasets import load_wine
-from trained import graph, predicted, source_of
 
 from project.errors import ProjectError
 from project.models.importing import import_model
 from project.models.registry import Registry
 from project.settings import Settings
+from trained import graph, predicted, source_of
 
 
 @pytest.mark.parametrize("zipmap", [True, False])

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from trained import predicted, source_of
 
 from project.errors import ProjectError
 from project.models.importing import import_model
 from project.models.registry import Registry
 from project.settings import Settings
+from trained import predicted, source_of
 
 ENTRY = """
 import json

@@ -45,7 +45,7 @@ def fetch(url: str, folder: Path, settings: Settings, report: Report) -> dict[st
             table = deltalake.DeltaTable(where, int(value) if value else None, storage_options=options)
             rows = pl.scan_delta(table, storage_options=options)
             rows.sink_parquet(target, compression="zstd", row_group_size=ROWS, maintain_order=True)
-            return table.version()
+            return int(table.version())
         except deltalake.exceptions.TableNotFoundError:
             raise InputError(f"{where} is no Delta table: correct the path") from None
         except (deltalake.exceptions.DeltaError, pl.exceptions.PolarsError, OSError) as error:
