@@ -67,8 +67,13 @@ def test_types_hold(project, environment):
     assert done.returncode == 0, done.stdout
 
 
-def test_its_own_tests_pass(project, environment):
-    done = run(project, environment, "pytest", "-q", "-p", "no:cacheprovider")
+def test_its_own_tests_pass(project, request, environment):
+    """The default project's tests run with all extras, those of the others with what `make install` gives."""
+    variables = {}
+    if project.joinpath("src", DEFAULTS["package_name"], "example", "bike_demand.py").is_file():
+        environment = request.getfixturevalue("team")
+        variables = {f"{DEFAULTS['package_name'].upper()}_TEST_EXTRAS": "1"}
+    done = run(project, environment, "pytest", "-q", "-p", "no:cacheprovider", **variables)
     assert done.returncode == 0, done.stdout[-6000:]
 
 
