@@ -99,7 +99,9 @@ def expect_clean(project: Path, answers: dict[str, str]) -> None:
     assert empty == []
     names = {path.relative_to(project).as_posix() for path in files}
     tops = {name.split("/")[0] for name in names}
-    assert {name.split("/")[1] for name in names if name.startswith("deploy/")} == {answers["deployment_target"]}
+    timer = {"systemd"} if answers["prediction_mode"] != "real-time" else set()
+    deployed = {name.split("/")[1] for name in names if name.startswith("deploy/")}
+    assert deployed == {answers["deployment_target"]} | timer
     assert (".github" in tops) == (answers["ci_provider"] == "github")
     assert ("azure-pipelines.yml" in tops) == (answers["ci_provider"] == "azure-devops")
     assert (".gitlab-ci.yml" in tops) == (answers["ci_provider"] == "gitlab")

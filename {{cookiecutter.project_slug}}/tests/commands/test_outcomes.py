@@ -53,7 +53,7 @@ def test_show_tells_all_of_a_run(call, done):
         "publish": ["295", "295", "0"],
     }
     text = "\n".join(lines)
-    assert f"pipeline resubmit {done.id} --input corrected.csv" in text
+    assert f"pipeline resubmit {done.id} --input bad.csv" in text
     assert any(line.split() == ["staff:", "type", "5"] for line in lines)
     assert "predictions/predictions-00000.parquet" in text
     assert "as published, every byte" in text

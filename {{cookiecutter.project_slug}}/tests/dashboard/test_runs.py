@@ -67,7 +67,7 @@ def test_a_run_that_succeeded(log: Log, settings: Settings, tmp_path: Path) -> N
     assert "staff: type 7" in words
     assert "2 files, 2.0 MB" in words
     assert "gone" not in words
-    assert "pipeline resubmit r1 --input corrected.csv</code>" in text
+    assert "pipeline resubmit r1 --input bad.csv</code>" in text
 
 
 def test_files_that_are_gone_are_said(log: Log, settings: Settings, tmp_path: Path) -> None:

@@ -123,8 +123,9 @@ def _why(view: RunView, there: bool) -> str:
         )
         return f"{why}If they are gone, the same `{command} run` makes them again."
     if run["rows_quarantined"]:
-        why = f"{run['rows_quarantined']:,} rows are in quarantine, in `{view.folder / 'quarantine'}`. "
-        return f"{why}Correct them, then `{command} resubmit {run['id']} --input corrected.csv`."
+        why = f"{run['rows_quarantined']:,} rows are in quarantine. Take them out with "
+        why += f"`{command} quarantine {run['id']} --output bad.csv`, correct them, then "
+        return f"{why}`{command} resubmit {run['id']} --input bad.csv`."
     return "Every row was published."
 
 

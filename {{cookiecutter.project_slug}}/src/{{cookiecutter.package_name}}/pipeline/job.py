@@ -158,9 +158,11 @@ class Job:
         metrics.REJECTED.labels("batch").inc(rows["quarantined"])
         for outcome in ("published", "quarantined"):
             metrics.PIPELINE_ROWS.labels(outcome).inc(rows[outcome])
+        times = {f"{step['step']}_seconds": step["seconds"] for step in steps["steps"]}
         for step in steps["steps"]:
             metrics.PIPELINE_STEP_SECONDS.labels(step["step"]).inc(step["seconds"])
-        log.info("run published", run=self.id, model_version=self.bundle.version, **rows, **steps)
+        told = {"engine": steps["engine"], "memory_mb": steps["memory_mb"], **rows, **times}
+        log.info("run published", run=self.id, model_version=self.bundle.version, **told)
 
     def _score(self, markers: dict[int, Json]) -> None:
         """Do the chunks that are missing."""
