@@ -60,7 +60,14 @@ def test_make_demo_detached_checks_everything_and_ends(clone):
 def test_make_demo_stays_until_ctrl_c(clone):
     needs("make", "git")
     process = subprocess.Popen(
-        ["make", "demo"], cwd=clone, env=variables(), stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["make", "demo"],
+        cwd=clone,
+        env=variables(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that a shell runs in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     seen = ""
