@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,24 +83,6 @@ def test_ten_thousand_columns_come_through(champion: Any, rows: pl.DataFrame, tm
     done = run(champion, tmp_path / "rows.parquet", tmp_path / "out")
     assert done is not None
     assert done.rows_published == 40
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Return what mounts a disk of some size, or changes it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options: str) -> Path:
-        again = "remount," if os.path.ismount(folder) else ""
-        command = ["mount", "-t", "tmpfs", "-o", f"{again}{options}", "tmpfs", str(folder)]
-        if os.name == "nt" or os.geteuid() or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("needs the right to mount a disk")
-        return folder
-
-    yield mount
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_stops_the_run_and_resume_is_exact(

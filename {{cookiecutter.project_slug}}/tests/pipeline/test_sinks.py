@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import sqlite3
 import subprocess
 from contextlib import closing, suppress
@@ -321,15 +320,9 @@ def test_an_unknown_sink_is_refused_before_a_run(url):
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(disk):
     """A disk of 200 kB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    if os.name == "nt" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return disk("size=200k")
 
 
 def test_a_full_or_read_only_disk(publish, published, tiny):

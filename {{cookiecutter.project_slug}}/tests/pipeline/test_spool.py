@@ -8,7 +8,6 @@ import json
 import lzma
 import os
 import sqlite3
-import subprocess
 import threading
 import zipfile
 from contextlib import closing, contextmanager
@@ -540,15 +539,9 @@ def test_a_download_that_is_cut_off_goes_on(fetch, store, monkeypatch):
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(disk):
     """A disk of two megabytes."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.name == "nt" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    return disk("size=2m")
 
 
 @pytest.mark.parametrize("rows", [60_000, 400_000])
