@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: demo test new try check sync lock pictures bench bench-swap bench-batch environment team clean help
+.PHONY: demo test new try check sync lock pictures bench bench-swap bench-batch bench-serving environment team clean help
 
 demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
 	@$(BIN)/python scripts/render.py $(DEMO)
@@ -64,6 +64,9 @@ bench: $(TOOLS)/.installed ## Measure what a new user waits for, and write bench
 bench-batch: team ## Measure batches: pandas, ONNX Runtime, one and two workers, Spark; write benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/batch.py
 
+bench-serving: environment ## Measure the service beside MLflow, BentoML, FastAPI and others, and write benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/serving.py
+
 bench-swap: $(TOOLS)/.installed ## Measure 100 swaps of models at 500 requests a second, and write benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/swap.py
 
@@ -85,7 +88,7 @@ clean: ## Remove everything that these commands made
 	@rm -rf build
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(TOOLS)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -143,6 +144,44 @@ def test_a_cluster_that_loses_a_worker_publishes_the_same_bytes(team, project, c
     assert sum(name.endswith(".parquet") for name in wanted) >= 2 * ROWS // CHUNK_ROWS - 10
     assert written(there) == wanted
     assert "20,000 rows in" in told()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_spark_connect_publishes_the_same_bytes(team, project, tmp_path):
+    """A driver that only speaks to a server, as to Databricks or another remote cluster."""
+    found = subprocess.run([team, "-c", "import pyspark; print(pyspark.__path__[0])"], capture_output=True, text=True)
+    home, port = Path(found.stdout.strip()), _free_port()
+    server = [home / "bin/spark-submit", "--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
+    options = {"grpc.binding.port": port, "grpc.binding.address": "127.0.0.1"}
+    options = {f"spark.connect.{name}": value for name, value in options.items()} | {"spark.ui.enabled": "false"}
+    server += [
+        "--master",
+        "local[2]",
+        *(word for name, value in options.items() for word in ("--conf", f"{name}={value}")),
+    ]
+    environment = os.environ | {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": str(team)}
+    here, there = tmp_path / "here", tmp_path / "there"
+    call(team, project, f"pipeline run --input data/new.csv --output {here}", chunk_rows=5000, workers=1)
+    (project / "data/store.db").unlink()
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*server, "spark-internal"], env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
+    told = (tmp_path / "server.log").read_text
+    try:
+        until(lambda: "Spark Connect server started" in told() or process.poll() is not None, told)
+        master = f"sc://127.0.0.1:{port}"
+        spark = {"chunk_rows": 5000, "engine": "spark", "spark_master": master}
+        call(team, project, f"pipeline run --input data/new.csv --output {there}", **spark)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert written(there) == written(here)
 
 
 @pytest.mark.slow

@@ -11,8 +11,10 @@ import importlib.machinery
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -161,10 +163,48 @@ def needs_extra() -> Callable[[str], Any]:
     return library
 
 
+class Collector:
+    """What receives traces over the protocol that every collector speaks (OTLP over HTTP), decoded."""
+
+    def __init__(self) -> None:
+        self.resources: list[Any] = []
+
+    @property
+    def spans(self) -> list[Any]:
+        return [span for one in self.resources for scope in one.scope_spans for span in scope.spans]
+
+
+@pytest.fixture
+def collector(needs_extra: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    needs_extra("opentelemetry.exporter.otlp.proto.http")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    found = Collector()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            message = ExportTraceServiceRequest()
+            message.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
+            found.resources += message.resource_spans
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield found
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep settings of the outer environment out of the tests."""
-    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+    for name in [name for name in os.environ if name.startswith((PREFIX, "OTEL_"))]:
         monkeypatch.delenv(name)
 
 

@@ -44,7 +44,7 @@ def test_wrong_file_is_refused(tmp_path: Path, text: str, sentence: str) -> None
 
 
 def test_wrong_environment_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{PREFIX}SERVING__KEY_HASHES", "not json")
+    monkeypatch.setenv(f"{PREFIX}SERVING__CORS_ORIGINS", "not json")
     with pytest.raises(ProjectError, match="environment cannot be read"):
         load(settings.root)
 

@@ -129,13 +129,13 @@ def directly(world: World, folder: Path) -> list[float]:
 
 
 def one_by_one(world: World, folder: Path) -> list[float]:
-    pytest.importorskip("project.serving.predictor")
+    pytest.importorskip("project.serving.plane.predictor")
     with serve(world.settings) as client:
         return [client.post(PATH, json={"row": row}).json()["prediction"] for row in as_json(world.rows)]
 
 
 def together(world: World, folder: Path) -> list[float]:
-    pytest.importorskip("project.serving.predictor")
+    pytest.importorskip("project.serving.plane.predictor")
     with serve(world.settings) as client:
         answer = client.post(PATH, json={"rows": as_json(world.rows)}).json()
     return [one["prediction"] for one in answer["predictions"]]
@@ -169,7 +169,7 @@ def batch(world: World, folder: Path) -> list[float]:
 
 
 def replayed(world: World, folder: Path) -> list[float]:
-    pytest.importorskip("project.serving.predictor")
+    pytest.importorskip("project.serving.plane.predictor")
     from project.monitoring.replay import replay
 
     settings, start = world.settings, datetime.now(UTC)

@@ -74,21 +74,53 @@ class Store(Section):
 class Serving(Section):
     """The service.
 
-    Beyond loopback it starts only when ``key_hashes`` (SHA-256, hex) is not empty. Each worker looks at the
-    champion alias every ``follow_seconds``.
+    Beyond loopback it starts only when there is a key (see `store.keys`) or an ``issuer``. Each worker looks at the
+    champion alias and the keys every ``follow_seconds``.
+
+    On ``grpc_port`` it also speaks the Open Inference Protocol over gRPC, with the extra ``grpc``; 0 is off.
+
+    A request has at most ``max_body_mb`` of body, unpacked, and ``max_rows``; a table (CSV, Parquet, Arrow) may have
+    ``max_upload_mb``, which goes by way of a temporary file. It must be there within ``body_seconds``; a connection
+    may be silent for ``idle_seconds``. Each worker holds ``max_connections`` and up to ``queue`` requests that wait for
+    a thread, and refuses more. On SIGTERM it says for ``drain_seconds`` that it is not ready, before it ends.
+
+    ``failures`` says what becomes of rows that do not fit: nothing is predicted (``request``), or the others are
+    (``row``). ``batching`` scores rows of several requests together, up to ``batch_rows``: ``auto`` where that pays.
+
+    ``issuer`` is the URL of an OAuth2 or OpenID Connect issuer whose tokens for ``audience`` open the service as keys
+    do; their claim ``scope_claim`` has the scopes. ``cors_origins`` are the websites whose pages may call, such as
+    ``https://example.com`` (``*``: all). ``trusted_hosts`` are the names that it answers to, such as
+    ``*.example.com``; any if there are none. ``tls_certificate`` and ``tls_key`` are PEM files: with them it speaks
+    HTTPS.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 0
     workers: Count = 1
     max_body_mb: Positive = 16
+    max_upload_mb: Positive = 1_000
     max_rows: Count = 10_000
-    key_hashes: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
+    max_connections: Count = 1_000
+    queue: Count = 128
+    body_seconds: Positive = 60
+    idle_seconds: Positive = 20
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.5
+    batching: Literal["auto", "on", "off"] = "auto"
+    batch_rows: Count = 64
+    failures: Literal["request", "row"] = "request"
     follow_seconds: Positive = 0.5
+    issuer: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    audience: str = ""
+    scope_claim: str = "scope"
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")], ...] = ()
+    trusted_hosts: tuple[Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")], ...] = ()
+    tls_certificate: str = ""
+    tls_key: str = ""
 
 
 class Canary(Section):
-    """When a canary is withdrawn by itself (see `serving.canary`).
+    """When a canary is withdrawn by itself (see `serving.plane.canary`).
 
     Margins say how much worse than the champion it may be: ``errors`` as a difference of shares, ``latency`` and
     ``feedback`` as a share of the champion's. It is judged every ``seconds`` once ``minimum`` rows are in;

@@ -15,7 +15,7 @@ from .signature import Column, Signature
 if TYPE_CHECKING:
     import polars as pl
 
-Rule = Literal["missing", "type", "minimum", "maximum", "category", "unknown"]
+Rule = Literal["missing", "type", "minimum", "maximum", "category", "unknown", "range"]
 KINDS: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "string": str, "datetime": datetime}
 PHRASES = {
     "number": "a number",
@@ -125,9 +125,25 @@ def explain(signature: Signature, value: object, row: int = 0) -> list[Problem]:
     return found
 
 
+def typed(signature: Signature, row: Mapping[str, Any], kind: type[msgspec.Struct]) -> Any:
+    """Return a decoded JSON row that `explain` finds good as an instance of ``kind`` (see `row_type`)."""
+    return msgspec.convert({name: _whole(signature.by_name[name], value) for name, value in row.items()}, kind)
+
+
+def with_point(signature: Signature, row: Mapping[str, Any]) -> bool:
+    """Say whether a good row has an integer that is written as 24.0, which the decoder of `row_type` refuses."""
+    return any(isinstance(value, float) and signature.by_name[name].type == "integer" for name, value in row.items())
+
+
+def _whole(column: Column, value: object) -> object:
+    """Return 24.0 as 24 where an integer is due: in JSON they are the same number, and some writers know no other."""
+    return int(value) if column.type == "integer" and isinstance(value, float) and value.is_integer() else value
+
+
 def _broken(column: Column, value: object) -> Rule | None:
     if value is None:
         return None if column.nullable else "missing"
+    value = _whole(column, value)
     try:
         typed = msgspec.convert(value, KINDS[column.type], strict=True)
     except (msgspec.ValidationError, OverflowError):
@@ -223,7 +239,8 @@ def _typed(column: Column, raw: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         if dtype.is_temporal() and dtype != pl.Time and not isinstance(dtype, pl.Duration):
             zoned = isinstance(dtype, pl.Datetime) and dtype.time_zone
             moment = raw.cast(pl.Datetime("us", zoned or None))
-            return moment.dt.convert_time_zone("UTC") if zoned else moment.dt.replace_time_zone("UTC")
+            moment = moment.dt.convert_time_zone("UTC") if zoned else moment.dt.replace_time_zone("UTC")
+            return pl.when(moment.dt.year().is_between(1, 9999)).then(moment)  # as far as a time in JSON goes
         return pl.lit(None, dtype=pl.Datetime("us", "UTC"))
     return raw.cast(pl.String, strict=False)
 

@@ -20,6 +20,7 @@ import project
 from project.models import bundle
 from project.models.registry import Registry
 from project.serving.app import Service
+from project.serving.server import configuration
 from project.settings import Settings
 from project.signature import Column, Signature
 from project.telemetry.logs import configure
@@ -28,7 +29,7 @@ from project.telemetry.logs import configure
 @contextmanager
 def serve(settings: Settings) -> Iterator[httpx.Client]:
     configure(settings)
-    server = uvicorn.Server(uvicorn.Config(Service(settings), log_config=None, access_log=False))
+    server = uvicorn.Server(configuration(Service(settings)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -119,7 +120,7 @@ def served(start: Any) -> Callable[..., AbstractContextManager[tuple[str, subpro
                 said.append(line)
                 if "Ctrl-C" in line:
                     break
-            address = re.search(r"http://\S+:\d+", "".join(said))
+            address = re.search(r"https?://\S+:\d+", "".join(said))
             assert address, process.communicate(timeout=60)
             yield address[0], process, "".join(said)
             process.send_signal(signal.SIGTERM)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import socket
 from collections.abc import Callable
@@ -12,6 +10,8 @@ import pytest
 
 from project.models.registry import Registry
 from project.settings import PREFIX, Settings
+from project.store import keys
+from project.store.database import Store
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_port_in_use(settings: Settings, refused: Any) -> None:
 
 
 def test_beyond_loopback_it_wants_keys(settings: Settings, refused: Any) -> None:
-    assert f"`{settings.project.slug} key`" in refused(settings, "serve", "--host", "0.0.0.0", "--port", "0")
+    assert f"`{settings.project.slug} key create" in refused(settings, "serve", "--host", "0.0.0.0", "--port", "0")
 
 
 def test_a_store_that_cannot_be_written(settings: Settings, refused: Any) -> None:
@@ -63,18 +63,24 @@ def test_a_store_that_cannot_be_written(settings: Settings, refused: Any) -> Non
 
 
 def test_a_host_that_is_not_here(settings: Settings, refused: Any) -> None:
-    digest = hashlib.sha256(b"key").hexdigest()
-    keys = {f"{PREFIX}SERVING__KEY_HASHES": json.dumps([digest])}
-    assert "--host" in refused(settings, "serve", "--host", "192.0.2.1", "--port", "0", **keys)
+    with Store(settings) as store:
+        keys.create(store, "somebody", ["predict"], "test")
+    assert "--host" in refused(settings, "serve", "--host", "192.0.2.1", "--port", "0")
 
 
-def test_a_new_key_opens_the_service(champion: Settings, served: Any, start: Any) -> None:
-    process = start(champion, "key")
-    out, _ = process.communicate(timeout=60)
-    key, digest = re.search(r"key: +(\S+)", out), re.search(r"hash: +(\S+)", out)
-    assert key
-    assert digest
-    setting = {f"{PREFIX}SERVING__KEY_HASHES": json.dumps([digest[1]])}
-    with served(champion, **setting) as (address, _, _):
-        assert httpx.get(f"{address}/v1/model", trust_env=False).status_code == 401
-        assert httpx.get(f"{address}/v1/model", headers={"X-API-Key": key[1]}, trust_env=False).status_code == 200
+def test_a_new_key_opens_the_service_beyond_loopback(champion: Settings, served: Any, start: Any) -> None:
+    out, _ = start(champion, "key", "create", "shop", "--scope", "read").communicate(timeout=60)
+    with served(champion, "--host", "0.0.0.0") as (address, _, _):
+        asked = f"{address.replace('0.0.0.0', '127.0.0.1')}/v1/model"
+        assert httpx.get(asked, trust_env=False).status_code == 401
+        assert httpx.get(asked, headers={"X-API-Key": out.strip()}, trust_env=False).status_code == 200
+
+
+def test_workers_allow_a_key_its_rate_together(champion: Settings, served: Any) -> None:
+    with Store(champion) as store:
+        _, key = keys.create(store, "slow", ["read"], "test", rate=0.0001)
+    with served(champion, "--workers", "2") as (address, _, _):
+        statuses = [
+            httpx.get(f"{address}/v1/model", headers={"X-API-Key": key}, trust_env=False).status_code for _ in range(30)
+        ]
+    assert sorted(statuses) == [200] + [429] * 29

@@ -138,7 +138,7 @@ def test_a_project_without_a_route_file_is_whole(
     monkeypatch.setattr(
         app.pkgutil,
         "iter_modules",
-        lambda path: [item for item in found(path) if item.name not in ("predict", "feedback")],
+        lambda path: [item for item in found(path) if item.name not in ("predict", "query", "feedback")],
     )
     with serving(champion) as client:
         assert client.post("/v1/predict", json={}).status_code == 404

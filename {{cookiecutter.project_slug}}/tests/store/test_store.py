@@ -36,9 +36,8 @@ def test_migrations_make_the_tables_of_the_code(settings: Settings) -> None:
 def test_events_come_out_as_typed_columns(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store)
-        log.extend(
-            events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}) for i in range(3)
-        )
+        for i in range(3):
+            log.append(events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}))
         log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.0042))
         log.append(events.Request(1_700_000_030.0, "/v1/predict", 422, 99.0))
         log.close()
@@ -76,7 +75,8 @@ def test_nothing_is_lost_while_the_store_is_away(settings: Settings, monkeypatch
             write(batch)
 
         monkeypatch.setattr(log, "_write", gone)
-        log.extend(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}) for i in range(10))
+        for i in range(10):
+            log.append(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}))
         with pytest.raises(ProjectError):
             log.flush()
         away.clear()
@@ -88,7 +88,8 @@ def test_nothing_is_lost_while_the_store_is_away(settings: Settings, monkeypatch
 def test_a_full_queue_drops_and_counts(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store, interval=3600, capacity=2)
-        log.extend(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}) for i in range(5))
+        for i in range(5):
+            log.append(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}))
         assert log.dropped == 3
         log.close()
 

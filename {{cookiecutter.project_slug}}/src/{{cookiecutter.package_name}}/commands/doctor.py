@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import typer
 
@@ -12,12 +14,18 @@ from ..errors import ProjectError
 
 if TYPE_CHECKING:
     from ..settings import Settings
+    from ..store.keys import Key
 
 LEAST_PYTHON = (3, 11)
+SOON = timedelta(days=14)
+
+
+class Risk(str):
+    """A line that warns: nothing is broken, but somebody should look at it."""
 
 
 def command() -> None:
-    """Check the settings, the store, the models and the folders; end with 1 if something must be mended."""
+    """Check all that the project needs, and say what is open to whom; end with 1 if something must be mended."""
     from .. import settings
 
     loaded = settings.load()
@@ -25,7 +33,7 @@ def command() -> None:
     for name, check in CHECKS.items():
         try:
             for line in check(loaded):
-                typer.echo(f"ok    {name}: {line}")
+                typer.echo(f"{'warn ' if isinstance(line, Risk) else 'ok   '} {name}: {line}")
         except ProjectError as error:
             broken += 1
             typer.echo(f"wrong {name}: {error}")
@@ -78,13 +86,51 @@ def _folders(settings: Settings) -> Iterator[str]:
         yield f"{folder} can be written"
 
 
-def _exposure(settings: Settings) -> Iterator[str]:
+def _service(settings: Settings) -> Iterator[str]:
     from ..serving.security import check_exposure
+    from ..serving.security.exposure import loopback
+    from ..store import keys
+    from ..store.database import Store
 
-    check_exposure(settings, settings.serving.host)
-    keys = len(settings.serving.key_hashes)
-    who = f"callers with one of {keys} keys" if keys else "everyone on this machine, without a key"
-    yield f"{settings.serving.host}:{settings.serving.port} is open to {who}"
+    serving = settings.serving
+    with Store(settings) as store:
+        known = keys.known(store).values()
+    now = datetime.now(UTC)
+    active = [key for key in known if key.state(now) == "active"]
+    check_exposure(settings, serving.host)
+    who = [f"{len(active)} keys"] if known else []
+    who += [f"tokens of {serving.issuer} for {serving.audience}"] if serving.issuer else []
+    machine, by = "this machine" if loopback(serving.host) else "the network", " or ".join(who) or "no key at all"
+    address = f"{'https' if serving.tls_certificate else 'http'}://{serving.host}:{serving.port}"
+    yield f"{address} is open to callers from {machine}, with {by}"
+    scopes = ", ".join(f"{sum(scope in key.scopes for key in active)} {scope}" for scope in keys.SCOPES)
+    yield f"keys: {scopes}; {sum(key.rate is not None for key in active)} with a rate, {len(known) - len(active)} ended"
+    yield f"answers to {'the host ' + ', '.join(serving.trusted_hosts) if serving.trusted_hosts else 'any host name'}"
+    yield f"websites that may call from a browser: {', '.join(serving.cors_origins) or 'none'}"
+    yield (
+        f"a request has at most {serving.max_body_mb:g} MB (tables {serving.max_upload_mb:g} MB), "
+        f"{serving.max_rows:,} rows and {serving.body_seconds:g} s; {serving.max_connections:,} connections a worker"
+    )
+    yield from _risks(settings, active, now)
+
+
+def _risks(settings: Settings, active: Sequence[Key], now: datetime) -> Iterator[Risk]:
+    """Say what the service allows, though it is seldom meant."""
+    from ..serving.security.exposure import loopback
+    from ..serving.security.origins import ANY
+
+    serving = settings.serving
+    if not serving.tls_certificate and not loopback(serving.host):
+        yield Risk("keys and rows cross the network in the clear: set serving.tls_certificate, or a proxy with TLS")
+    if serving.issuer.startswith("http://") and not loopback(urlsplit(serving.issuer).hostname or ""):
+        yield Risk("the issuer's keys come without TLS, so others on the way can make tokens: give its https address")
+    if ANY in serving.cors_origins:
+        yield Risk("any website may call with a key that it knows: name the origins in serving.cors_origins")
+    for key in active:
+        if "admin" in key.scopes and not key.expires:
+            yield Risk(f"the admin key {key.id} ({key.name}) never expires: make another with --expires, revoke this")
+        if key.expires and key.expires - now < SOON:
+            yield Risk(f"the key {key.id} ({key.name}) expires on {key.expires:%Y-%m-%d}: `key rotate {key.id}`")
 
 
 CHECKS: dict[str, Callable[[Settings], Iterator[str]]] = {
@@ -93,5 +139,5 @@ CHECKS: dict[str, Callable[[Settings], Iterator[str]]] = {
     "store": _store,
     "models": _models,
     "folders": _folders,
-    "service": _exposure,
+    "service": _service,
 }

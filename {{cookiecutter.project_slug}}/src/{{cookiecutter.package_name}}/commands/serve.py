@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..serving.app import Service
 
 PAGES = {"dashboard": "/status", "documents": "/documents/", "clients": "/clients/"}  # rooms with pages for people
-SERVER: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False, "server_header": False}
-SERVER |= {"ws": "none", "lifespan": "on", "timeout_graceful_shutdown": 20}  # seconds for requests in flight
 
 
 def command(
@@ -35,6 +33,7 @@ def command(
     settings = load()
     host = settings.serving.host if host is None else host
     check_exposure(settings, host)
+    os.environ[f"{PREFIX}SERVING__HOST"] = host  # the guard of each worker has to know
     listener = _listen(host, settings.serving.port if port is None else port)
     threading.Thread(target=_announce, args=(settings, listener), daemon=True).start()
     workers = workers or settings.serving.workers
@@ -75,7 +74,11 @@ def _alone(listener: socket.socket) -> None:
     """Serve in this process."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(assemble(), **SERVER))
+    from ..serving.security.exposure import certificate
+    from ..serving.server import configuration
+
+    service = assemble()
+    server = uvicorn.Server(configuration(service, **certificate(service.settings)))
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again once all is closed: this ends with 0
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run([listener])
@@ -85,9 +88,10 @@ def _alone(listener: socket.socket) -> None:
 
 def _together(settings: Settings, workers: int, listener: socket.socket) -> None:
     """Serve with several processes on one port, their metrics added up."""
-    import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from ..serving.security.exposure import certificate
+    from ..serving.server import configuration
     from ..store.database import Store
     from ..telemetry.logs import configure
     from ..telemetry.metrics import DIRECTORY
@@ -96,7 +100,7 @@ def _together(settings: Settings, workers: int, listener: socket.socket) -> None
     Store(settings).close()  # one process migrates, and says what is wrong
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {DIRECTORY: folder, f"{PREFIX}HOME": str(settings.root)}
-        config = uvicorn.Config(f"{__name__}:assemble", factory=True, workers=workers, **SERVER)
+        config = configuration(f"{__name__}:assemble", factory=True, workers=workers, **certificate(settings))
         Multiprocess(config, [listener]).run()
 
 
@@ -104,15 +108,20 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     """Say where the service is once it answers."""
     import http.client
     import json
+    import ssl
 
     host, port = listener.getsockname()[:2]
-    connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=120)
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection, scheme = http.client.HTTPConnection(reached, port, timeout=120), "http"
+    if settings.serving.tls_certificate:
+        trusting = ssl._create_unverified_context()  # it calls itself, by an address that no certificate names
+        connection, scheme = http.client.HTTPSConnection(reached, port, timeout=120, context=trusting), "https"
     try:
         connection.request("GET", "/health/ready")
         health = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):
         return
-    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    base = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     state = f"model {health['model_version']}" if health["ready"] else f"no predictions yet: {health['reason']}"
     lines = [f"{settings.project.title} listens on {base} ({state})", f"  API page   {base}/docs"]
     lines += [f"  {room:10} {base}{PAGES[room]}" for room in _rooms()]

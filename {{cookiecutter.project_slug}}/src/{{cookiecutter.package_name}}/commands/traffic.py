@@ -29,7 +29,7 @@ def shadow(version: Version = None, stop: Stop = False, reason: Reason = "") -> 
         _move(settings, "shadow", None if stop else version, None, reason)
         return
     from ..models.registry import Registry
-    from ..serving.shadow import report
+    from ..serving.plane.shadow import report
     from ..store.database import Store
 
     registry = Registry(settings)
@@ -124,7 +124,7 @@ def _evidence(settings: Settings) -> list[str]:
     from datetime import UTC, datetime
 
     from ..models.registry import CANARY, CHAMPION, Registry
-    from ..serving.canary import gather, looks
+    from ..serving.plane.canary import gather, looks
     from ..store.database import Store
 
     registry = Registry(settings)

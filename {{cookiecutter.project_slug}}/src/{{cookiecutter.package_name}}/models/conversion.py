@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import ProjectError
 from .adoption import Adopted, adopt, reference
 from .converters import OPSET, converters, forest
+from .folding import fold
 from .formats import Imported, first_line, library
 from .graphs import Graph, Part, group, link
 
@@ -80,9 +81,10 @@ def _sklearn(estimator: Any, frame: pl.DataFrame, dtype: str) -> Graph:
                 kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
                 names = {_variable(kinds, name): name for name in frame.columns}
                 group(model, [Part(name, [column], kinds[name]) for name, column in names.items()], dtype)
+            features, texts = fold(model, numeric, text)
             if _log_link(estimator):
                 link(model, "Exp")
-            return Graph(model.SerializeToString(), numeric, text, dtype)
+            return Graph(model.SerializeToString(), features, texts, dtype)
         except Exception as error:  # skl2onnx raises every kind for what it does not know
             failure = failure or first_line(error)
     raise NotConvertibleError(failure)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import ProjectError
 from .formats import first_line
+from .runtimes.onnx import Feature
 
 Proto = Any  # of onnx, which comes without types
 
@@ -27,14 +28,14 @@ class Graph:
     Attributes:
         model: the serialized graph: inputs ``numeric`` and ``text`` (or one of them), the label or value as its first
             output, the classes' probabilities as its second.
-        numeric: the columns of ``numeric``, in order.
+        numeric: the features of ``numeric``, in order.
         text: the columns of ``text``.
         dtype: of ``numeric``: float32 or float64.
         note: what was done to it.
     """
 
     model: bytes
-    numeric: list[str]
+    numeric: Sequence[Feature]
     text: list[str]
     dtype: str = "float32"
     note: str = ""

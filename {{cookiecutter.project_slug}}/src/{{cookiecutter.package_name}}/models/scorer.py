@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from .. import features
 from ..signature import PREDICTION
 from ..validation import row_type
 from .bundle import Bundle
+from .matrix import Matrix
 from .runtimes import Array, load
 from .runtimes.onnx import OnnxRuntime
 
@@ -52,8 +54,9 @@ class Scorer:
         self._transform = _transform(bundle)
         self._runtime = load(bundle)
         if isinstance(self._runtime, OnnxRuntime) and self._transform is None:
-            self._numeric = self._getter(self._runtime.numeric, missing="None")
-            self._text = self._getter(self._runtime.text, missing='""')
+            numeric, places = self._runtime.numeric, {column.name: n for n, column in enumerate(self.signature.inputs)}
+            self._matrix = Matrix(self.signature, numeric, self._runtime.dtype) if numeric else None
+            self._text = [attrgetter(f"f{places[name]}") for name in self._runtime.text]
 
     def rows(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """Score decoded rows, instances of ``row``.
@@ -64,12 +67,8 @@ class Scorer:
         runtime = self._runtime
         if self._transform or not isinstance(runtime, OnnxRuntime):
             return self.frame(self.table(rows)).to_dicts()
-        numeric = text = None
-        if self._numeric:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, as in a table
-                numeric = np.array([self._numeric(row) for row in rows], runtime.dtype)
-        if self._text:
-            text = np.array([self._text(row) for row in rows], object)
+        numeric = self._matrix(rows) if self._matrix else None
+        text = np.array([[get(row) or "" for get in self._text] for row in rows], object) if self._text else None
         labels, shares = runtime.run(numeric, text)
         names = self._names
         if shares is None:
@@ -133,26 +132,6 @@ class Scorer:
         if self._classes and isinstance(self._classes[0], int):
             return [int(value) for value in values]
         return values
-
-    def _getter(self, names: Sequence[str], missing: str) -> Callable[[Any], tuple[Any, ...]] | None:
-        """Compile the function that takes the values of some model columns out of a decoded row.
-
-        It is built as source because a plain expression over attributes is several times as fast as a loop over
-        names; it holds no text but attribute numbers and the fixed names of parts.
-        """
-        if not names:
-            return None
-        places = {column.name: place for place, column in enumerate(self.signature.inputs)}
-        times = [column.name for column in self.signature.inputs if column.type == "datetime"]
-        parts = []
-        for name in names:
-            if name in places:
-                parts.append(f"r.f{places[name]}" + (f" or {missing}" if missing == '""' else ""))
-            elif found := features.source(name, times):
-                parts.append(f"part_{found[1]}(r.f{places[found[0]]})")
-        scope = {f"part_{part}": function for part, function in features.SCALAR.items()}
-        getter: Callable[[Any], tuple[Any, ...]] = eval(f"lambda r: ({', '.join(parts)},)", scope)
-        return getter
 
 
 def _transform(bundle: Bundle) -> Transform | None:

@@ -22,6 +22,7 @@ from ..models.registry import Registry
 from ..settings import Settings
 from ..store.database import Store
 from ..telemetry import metrics
+from ..telemetry.traces import Tracer
 from . import engines, manifest, records
 from .manifest import Json
 from .sources import Chunk, File, InputError, inspect, plan, unchanged
@@ -90,6 +91,7 @@ class Job:
     ) -> None:
         """Work out what the run is: the same files, model and chunks are the same run."""
         self.settings, self.output, self.report, self.source = settings.pipeline, output, report, asked["input"]
+        self._tracer = Tracer(settings)
         self.files, self._fill = files, copy_on
         self.asked = {name: asked[name] for name in ASKED}
         self.bundle = Registry(settings).load(asked["model_version"])
@@ -107,7 +109,7 @@ class Job:
 
     def execute(self) -> Run:
         """Bring the run to its end from wherever it is, under the lock."""
-        began, folder = time.time(), self.work.folder
+        began, folder, markers, failed = time.time(), self.work.folder, dict[int, Json](), True
         try:
             self.content = manifest.intact(self.final)
             already = bool(self.content)
@@ -131,7 +133,7 @@ class Job:
                 self._copy_on()
             (folder / REQUEST).unlink(missing_ok=True)
             counts = {f"rows_{name}": count for name, count in self.content["rows"].items()}
-            reasons, version = self.content["reasons"], self.bundle.version
+            reasons, version, failed = self.content["reasons"], self.bundle.version, False
             return Run(self.id, self.final, version, reasons, seconds, already, steps, **counts)
         except BaseException as error:
             self._failed(error)
@@ -142,6 +144,9 @@ class Job:
         finally:
             if not (folder / REQUEST).exists():  # nothing to resume
                 shutil.rmtree(folder, ignore_errors=True)
+            rows = {f"pipeline.rows_{name}": count for name, count in _count(markers.values()).items()}
+            about: dict[str, Any] = {"model.version": self.bundle.version, **rows}
+            records.trace(self._tracer, self.id, began, about, markers.values(), failed)
 
     def _copy_on(self) -> None:
         """Fill the sinks; until all are filled the run can be resumed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from ..store import bulk
 from ..store.database import Store
 from ..store.events import upsert
 from ..store.tables import predictions, quarantine, runs
+from ..telemetry.traces import Attributes, Tracer
 from .manifest import Json
 from .steps import STEPS, renamed
 
@@ -96,6 +98,34 @@ def told(markers: Iterable[Json], engine: str, size: int | None = None) -> Json:
     ]
     workers = max(accumulate(turn for _, turn in sorted(turns)), default=0)
     return {"steps": steps if turns else [], "memory_mb": memory, "engine": engine, "workers": workers}
+
+
+def trace(
+    tracer: Tracer, run: str, began: float, attributes: Attributes, markers: Iterable[Json], failed: bool
+) -> None:
+    """Have the trace of a run sent: a span for each step of each chunk that was done in it, below one for the run.
+
+    Args:
+        tracer: that sends it, if it is on.
+        run: its id.
+        began: when this process took the run up, in seconds since 1970.
+        attributes: of the run.
+        markers: of the chunks; those of an earlier attempt were in its own trace.
+        failed: whether the run stopped.
+    """
+    if not tracer.on:
+        return
+    stages = []
+    for marker in markers:
+        at = marker["began"]
+        for step in STEPS if at >= began else ():
+            ended = at + marker["seconds"].get(step, 0.0)
+            more = {"pipeline.chunk": marker["number"], "pipeline.rows": marker["rows"]}
+            stages.append((step, int(at * 1e9), int(ended * 1e9), more))
+            at = ended
+    told = {"pipeline.run": run, **attributes}
+    tracer.record("pipeline run", int(began * 1e9), time.time_ns(), told, stages, failed)
+    tracer.close()
 
 
 def publish(connection: Connection, signature: Signature, run: str, version: str, published: pl.DataFrame) -> None:

@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from typing import BinaryIO, Literal, NamedTuple
 
 import msgspec
 
 from .. import validation
+from ..telemetry.traces import Trace
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 LIMIT = 100  # problems listed at most
 
+Scope = Literal["open", "predict", "read", "admin"]
 Headers = tuple[tuple[bytes, bytes], ...]
 SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-NOTHING = b"default-src 'none'; frame-ancestors 'none'"
+CLOSED = b"default-src 'none'; frame-ancestors 'none'"
 OWN = (
     b"default-src 'self'; img-src 'self' data:; script-src 'self'; object-src 'none'; base-uri 'none'; "
     b"form-action 'self'; frame-ancestors 'none'"
 )
-API: Headers = (*SAFE, (b"content-security-policy", NOTHING), (b"cache-control", b"no-store"))
+API: Headers = (
+    *SAFE,
+    (b"content-security-policy", CLOSED),
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),  # no other site's page can load it as an image or a script
+)
 PAGE: Headers = (*SAFE, (b"content-security-policy", OWN))
 
 
 class Call(msgspec.Struct, gc=False):
-    """A request. ``started`` is `time.perf_counter` at its last byte."""
+    """A request.
 
+    Attributes:
+        method: as HTTP names it; a HEAD comes here as it is, to the handler of GET.
+        body: whole and without compression, or empty if ``upload`` has it.
+        headers: by lower-case name; of several with one name the last.
+        query: what stands behind the question mark.
+        started: `time.perf_counter` at its last byte.
+        parts: the named parts of the address, where the route has such.
+        upload: a body that is too large for memory, as an open file that ends with the request.
+        sender: who sends it, by the name of the key; empty if nobody has to say.
+        trace: its trace, if it is sampled.
+    """
+
+    method: str
     body: bytes
     headers: Mapping[bytes, bytes]
     query: bytes
     started: float
+    parts: Mapping[str, str] = {}
+    upload: BinaryIO | None = None
+    sender: str = ""
+    trace: Trace | None = None
+
+    def kind(self) -> bytes:
+        """Return the type of the body, without parameters; none at all is taken for JSON."""
+        named = self.headers.get(b"content-type", JSON)
+        return named if named == JSON else named.partition(b";")[0].strip().lower()
 
 
 class Answer(msgspec.Struct, gc=False):
-    """A complete response."""
+    """A complete response, or the start of one whose ``stream`` follows ``body``; a thread reads that."""
 
     status: int
     body: bytes
     kind: bytes = JSON
     headers: Headers = API
+    stream: Iterator[bytes] | None = None
 
 
 class Refused(Exception):
@@ -47,7 +78,28 @@ class Refused(Exception):
 
 
 Handler = Callable[[Call], Answer | Awaitable[Answer]]
-Handlers = dict[tuple[str, str], Handler]  # by method and path
+
+
+class Route(NamedTuple):
+    """What answers a method at an address, and what a key must be good for to be let in.
+
+    ``uploads`` are the types of bodies that may be larger than ``serving.max_body_mb``: such a one comes as a file.
+    ``page`` says that people open it in a browser, which can send a key only as a password.
+    ``form`` turns a problem document into the refusal of a protocol that has its own.
+    """
+
+    handle: Handler
+    scope: Scope = "read"
+    uploads: Collection[bytes] = ()
+    page: bool = False
+    form: Callable[[Answer], Answer] | None = None
+
+    def formed(self, answer: Answer) -> Answer:
+        """Return an answer in the form of the route's protocol."""
+        return self.form(answer) if self.form and answer.kind is PROBLEM else answer
+
+
+Routes = dict[tuple[str, str], Route]  # by method and path, which may have named parts: /v2/models/{model}
 
 
 def problem(
@@ -80,5 +132,8 @@ def wrong_method(method: str, allowed: str) -> Answer:
     return problem(405, "method", "this address does not know that method: see Allow", headers=allow)
 
 
+AGAIN = ((b"retry-after", b"1"),)
+BUSY = problem(503, "busy", "the service has more work than it can hold: send the request again later", headers=AGAIN)
+NOWHERE = problem(404, "not-found", "there is nothing at this address: GET /openapi.json lists what there is")
 NO_CHAMPION = problem(503, "no-champion", "no model is being served: GET /health/ready says why and what to do")
 FAILED = problem(500, "internal", "the service failed on this request: its log says why")

@@ -6,17 +6,21 @@ import asyncio
 import importlib
 import pkgutil
 import re
+import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
+from ..errors import ProjectError
 from ..settings import Settings
 from ..store.events import Request
 from ..telemetry.metrics import DURATION, REQUESTS
-from . import openapi, routes
-from .answers import FAILED, PAGE, Answer, Call, Handler, Headers, Refused, problem, wrong_method
+from ..telemetry.traces import Tracer
+from . import body, openapi, routes
+from .answers import FAILED, NOWHERE, PAGE, Answer, Call, Headers, Refused, Route, wrong_method
 from .security import Guard
 from .state import State
 
@@ -26,10 +30,19 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 HEAD_START = 0.3  # seconds for the first predictions, before the imports of the pages slow them down
-LOGGED = "/v1/"  # the log keeps the traffic of the API; the metrics keep all
+API_PATH = "/v1/"
+REFUSED = "refused"  # the route of what is no route: an address is anybody's text
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 log = structlog.get_logger(__name__)
+
+
+class Found(NamedTuple):
+    """What an address leads to."""
+
+    path: str  # as the route writes it
+    methods: Mapping[str, Route]
+    parts: Mapping[str, str]
 
 
 class Service:
@@ -38,75 +51,200 @@ class Service:
     Args:
         settings: of the project; `ProjectError` says that the store cannot be used.
         pages: names of modules with pages; imported once predictions can be made, because that is slow.
+
+    Attributes:
+        short: the routes without named parts, by method and path: `server` answers short requests to them itself.
     """
 
     def __init__(self, settings: Settings, pages: Sequence[str] = ()) -> None:
-        self._state, self._modules = State(settings), pages
-        self._routes: dict[str, dict[str, Handler]] = {}
-        self._routes["/openapi.json"] = {"GET": lambda _: openapi.answer(self._state, self._routes)}
+        self.settings, self._modules = settings, pages
+        self.state = State(settings)
+        self._exact: dict[str, Found] = {}
+        self._named: list[tuple[re.Pattern[str], Found]] = []
+        self._add("GET", "/openapi.json", Route(self._contract, page=True))
         for item in pkgutil.iter_modules(routes.__path__):
             module = importlib.import_module(f"{routes.__name__}.{item.name}")
-            for (method, path), handler in module.handlers(self._state).items():
-                self._routes.setdefault(path, {})[method] = handler
-        self._guard = Guard(settings)
-        self._limit = int(settings.serving.max_body_mb * 1e6)
+            for (method, path), route in module.routes(self.state).items():
+                self._add(method, path, route)
+        self.short = {
+            (method.encode(), path.encode()): (path, route)
+            for path, found in self._exact.items()
+            for method, route in found.methods.items()
+        }
+        # The log keeps the traffic of the API and of what predicts in other protocols; the metrics keep all.
+        everything = (*self._exact.values(), *(found for _, found in self._named))
+        predicts = {found.path for found in everything for one in found.methods.values() if one.scope == "predict"}
+        self._logged = predicts | {found.path for found in everything if found.path.startswith(API_PATH)}
+        self.guard = Guard(settings, self.state.store)
+        self._tracer = Tracer(settings)
         self._meters: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one connection as ASGI says."""
+        """Serve one request as ASGI says, or the life of the server."""
         if scope["type"] != "http":
             await self._live(receive, send)
             return
-        path, headers, started = scope["path"], dict(scope["headers"]), time.perf_counter()
-        methods = self._routes.get(path)
-        answer = self._guard.refuse(scope["method"], path, headers)
-        if answer is None:
-            if methods is None:
-                await self._page(scope, receive, send, _echoed(headers))
+        headers, started = dict(scope["headers"]), time.perf_counter()
+        found, method = self._find(scope["path"]), scope["method"]
+        route = found and found.methods.get("GET" if method == "HEAD" else method)
+        if route is None and not found and method in ("GET", "HEAD"):
+            refusal = self.guard.admit(method, "read", headers, page=True)
+            if isinstance(refusal, str):
+                await self._page(scope, receive, send, self.shared(headers))
                 return
-            body = await self._body(receive, headers)
-            if body is None:
-                return  # the caller is gone
-            started = time.perf_counter()
-            answer = body if isinstance(body, Answer) else await _answer(methods, scope, headers, body)
-        kind, size = (b"content-type", answer.kind), (b"content-length", b"%d" % len(answer.body))
-        sent = [kind, size, *answer.headers, *_echoed(headers)]
-        await send({"type": "http.response.start", "status": answer.status, "headers": sent})
-        await send({"type": "http.response.body", "body": answer.body})  # the server leaves it out of a HEAD
-        self._count(path if methods else "refused", answer.status, time.perf_counter() - started)
+            answer: Answer | None = refusal
+        else:
+            answer = await self._general(scope, receive, found, route, headers)
+        if answer is None:
+            return  # the caller is gone
+        answer = route.formed(answer) if route else answer
+        await _send(send, answer, (*answer.headers, *self.shared(headers)))
+        self.count(found.path if found else REFUSED, answer.status, time.perf_counter() - started)
+
+    async def _general(
+        self, scope: Message, receive: Receive, found: Found | None, route: Route | None, headers: Mapping[bytes, bytes]
+    ) -> Answer | None:
+        """Answer a request of any length to any route; None if the caller left."""
+        method = scope["method"]
+        declared = route or (found and next(iter(found.methods.values())))
+        needed = declared.scope if declared else "read"
+        sender = self.guard.admit(method, needed, headers, page=bool(route and route.page))
+        if isinstance(sender, Answer):
+            return sender
+        if found is None:
+            return NOWHERE
+        if route is None:
+            return wrong_method(method, ", ".join(sorted(found.methods)))
+        try:
+            large = headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in route.uploads
+            content, upload = await body.received(receive, headers, self.settings.serving, large)
+        except Refused as refusal:
+            refused: Answer = refusal.args[0]
+            return refused
+        if content is None:
+            return None
+        query, started = scope["query_string"], time.perf_counter()
+        answer = self.respond(
+            found.path, route, Call(method, content, headers, query, started, found.parts, upload, sender)
+        )
+        return answer if isinstance(answer, Answer) else await answer
+
+    def respond(self, path: str, route: Route, call: Call) -> Answer | Awaitable[Answer]:
+        """Answer a request that was let in; whatever the handler raises becomes an answer too."""
+        if self._tracer.on:
+            call.trace = self._tracer.begin(call.headers)
+        try:
+            answer = route.handle(call)
+        except Refused as refusal:
+            answer = refusal.args[0]
+        except Exception:
+            log.exception("request failed", path=path)
+            answer = FAILED
+        if not isinstance(answer, Answer):
+            return _awaited(path, call, answer)
+        if call.trace:
+            _traced(path, call, answer)
+        return answer
+
+    def finishing(
+        self,
+        path: str,
+        route: Route,
+        answer: Answer | Awaitable[Answer],
+        headers: Mapping[bytes, bytes],
+        started: float,
+    ) -> App:
+        """Return the ASGI application that sends an answer which is not ready yet, or comes piece by piece."""
+
+        async def finish(scope: Message, receive: Receive, send: Send) -> None:
+            ready = route.formed(answer if isinstance(answer, Answer) else await answer)
+            await _send(send, ready, (*ready.headers, *self.shared(headers)))
+            self.count(path, ready.status, time.perf_counter() - started)
+
+        return finish
+
+    def shared(self, headers: Mapping[bytes, bytes]) -> Headers:
+        """Return the headers of any answer to a request: what the guard adds, and the caller's X-Request-ID."""
+        value = headers.get(b"x-request-id")
+        echoed = ((b"x-request-id", value),) if value and SAFE_ID.fullmatch(value) else ()
+        return (*self.guard.shared(headers), *echoed)
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """Count a request, with labels that are bound once."""
+        meter = self._meters.get((path, status))
+        if meter is None:
+            meter = REQUESTS.labels(path, str(status)).inc, DURATION.labels(path).observe
+            self._meters[path, status] = meter
+        meter[0]()
+        meter[1](seconds)
+        if path in self._logged:
+            self.state.events.append(Request(time.time(), path, status, seconds))
+
+    def _add(self, method: str, path: str, route: Route) -> None:
+        known = [found for _, found in self._named] if "{" in path else self._exact.values()
+        found = next((one for one in known if one.path == path), None)
+        if found:
+            found.methods[method] = route  # type: ignore[index]
+            return
+        found = Found(path, {method: route}, {})
+        if "{" in path:
+            pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(path))
+            self._named.append((re.compile(pattern), found))
+        else:
+            self._exact[path] = found
+
+    def _find(self, path: str) -> Found | None:
+        if found := self._exact.get(path):
+            return found
+        for pattern, found in self._named:
+            if match := pattern.fullmatch(path):
+                return found._replace(parts=match.groupdict())
+        return None
+
+    def _contract(self, call: Call) -> Answer:
+        found = (*self._exact.values(), *(found for _, found in self._named))
+        known = {(method, one.path): route for one in found for method, route in one.methods.items()}
+        return openapi.answer(self.state, known, self.guard.closed)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start with the server and end with it."""
         await receive()
-        async with self._state.running():
-            self._pages = asyncio.create_task(self._late())
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            self._pages.cancel()
+        await asyncio.to_thread(self.guard.refresh)
+        self.state.followers.append(self.guard.refresh)
+        try:
+            async with self.state.running():
+                self._drain_first()
+                self._pages = asyncio.create_task(self._late())
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                self._pages.cancel()
+        except ProjectError as error:  # what runs beside the routes cannot: its port is in use
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await asyncio.to_thread(self._tracer.close)
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _drain_first(self) -> None:
+        """Say for a while that the service is not ready, before SIGTERM ends it: a load balancer looks elsewhere."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        ending, loop = signal.getsignal(signal.SIGTERM), asyncio.get_running_loop()
+
+        def drain(number: int, frame: Any) -> None:
+            pause = 0.0 if self.state.draining else self.settings.serving.drain_seconds
+            self.state.draining = True
+            loop.call_soon_threadsafe(loop.call_later, pause, lambda: callable(ending) and ending(number, frame))
+
+        if callable(ending):
+            signal.signal(signal.SIGTERM, drain)
 
     async def _late(self) -> App:
         await asyncio.sleep(HEAD_START)
         pages = await asyncio.to_thread(importlib.import_module, ".pages", __package__)
-        app: App = await asyncio.to_thread(pages.application, self._state.settings, self._modules)
+        app: App = await asyncio.to_thread(pages.application, self.settings, self._modules)
         return app
 
-    async def _body(self, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes | Answer | None:
-        """Read the body within the limit; None if the caller left."""
-        announced, size, more = int(headers.get(b"content-length", 0)), 0, True
-        pieces: list[bytes] = []
-        while more and max(size, announced) <= self._limit:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            pieces.append(message.get("body", b""))
-            size, more = size + len(pieces[-1]), message.get("more_body", False)
-        if max(size, announced) > self._limit:
-            detail = f"the body is larger than {self._limit / 1e6:g} MB: send fewer rows at a time"
-            return problem(413, "too-large", detail)
-        return b"".join(pieces)
-
-    async def _page(self, scope: Message, receive: Receive, send: Send, echoed: Headers) -> None:
+    async def _page(self, scope: Message, receive: Receive, send: Send, shared: Headers) -> None:
         """Let FastAPI answer; a HEAD is a GET whose body the server leaves out."""
         started, status = time.perf_counter(), 500
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -117,7 +255,7 @@ class Service:
                 status = message["status"]
                 present = {name for name, _ in message["headers"]}
                 added = [header for header in PAGE if header[0] not in present]
-                message["headers"] = [*message["headers"], *added, *echoed]
+                message["headers"] = [*message["headers"], *added, *shared]
             await send(message)
 
         try:
@@ -125,38 +263,38 @@ class Service:
             await pages(inner, receive, sending)
         except Exception:  # FastAPI has answered 500 by now
             log.exception("request failed", path=scope["path"])
-        self._count(getattr(inner.get("route"), "path", "unknown"), status, time.perf_counter() - started)
-
-    def _count(self, route: str, status: int, seconds: float) -> None:
-        """Count the request, with labels that are bound once."""
-        meter = self._meters.get((route, status))
-        if meter is None:
-            meter = REQUESTS.labels(route, str(status)).inc, DURATION.labels(route).observe
-            self._meters[route, status] = meter
-        meter[0]()
-        meter[1](seconds)
-        if route.startswith(LOGGED):
-            self._state.events.append(Request(time.time(), route, status, seconds))
+        self.count(getattr(inner.get("route"), "path", "unknown"), status, time.perf_counter() - started)
 
 
-async def _answer(
-    methods: Mapping[str, Handler], scope: Message, headers: Mapping[bytes, bytes], body: bytes
-) -> Answer:
-    method = "GET" if scope["method"] == "HEAD" else scope["method"]
-    if method not in methods:
-        return wrong_method(method, ", ".join(sorted(methods)))
+async def _awaited(path: str, call: Call, coming: Awaitable[Answer]) -> Answer:
     try:
-        answer = methods[method](Call(body, headers, scope["query_string"], time.perf_counter()))
-        return answer if isinstance(answer, Answer) else await answer
+        answer = await coming
     except Refused as refusal:
-        refused: Answer = refusal.args[0]
-        return refused
+        answer = refusal.args[0]
     except Exception:
-        log.exception("request failed", path=scope["path"])
-        return FAILED
+        log.exception("request failed", path=path)
+        answer = FAILED
+    if call.trace:
+        _traced(path, call, answer)
+    return answer
 
 
-def _echoed(headers: Mapping[bytes, bytes]) -> Headers:
-    """Return the caller's X-Request-ID as a header to echo, if it is safe text."""
-    value = headers.get(b"x-request-id")
-    return ((b"x-request-id", value),) if value and SAFE_ID.fullmatch(value) else ()
+def _traced(path: str, call: Call, answer: Answer) -> None:
+    """End the trace of a request, with names from OpenTelemetry's semantic conventions for HTTP."""
+    if call.trace:
+        told = call.trace.attributes
+        told["http.request.method"], told["http.route"] = call.method, path
+        told["http.response.status_code"] = answer.status
+        call.trace.end(f"{call.method} {path}", failed=answer.status >= 500)
+
+
+async def _send(send: Send, answer: Answer, headers: Headers) -> None:
+    """Send an answer; a stream is read in a thread, a piece at a time."""
+    length = () if answer.stream else ((b"content-length", b"%d" % len(answer.body)),)
+    sent = [(b"content-type", answer.kind), *length, *headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": sent})
+    body: bytes | None = answer.body  # the server leaves it out of a HEAD
+    while answer.stream and body is not None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        body = await asyncio.to_thread(next, answer.stream, None)
+    await send({"type": "http.response.body", "body": body or b""})

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..settings import Settings
-from .answers import FAILED, Answer, problem, wrong_method
+from .answers import FAILED, NOWHERE, Answer, problem, wrong_method
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,7 @@ async def _refused(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         return _response(wrong_method(request.method, (error.headers or {}).get("Allow", "GET")))
     if error.status_code == 404:
-        detail = "there is nothing at this address: GET /openapi.json lists what there is"
-        return _response(problem(404, "not-found", detail))
+        return _response(NOWHERE)
     return _response(problem(error.status_code, "refused", str(error.detail)))
 
 

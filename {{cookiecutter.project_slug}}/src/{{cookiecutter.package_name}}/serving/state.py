@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 import structlog
@@ -41,8 +41,12 @@ class State:
         shadow: the version that is tried out on copies, if there is one.
         tried: whether there is a canary or a shadow.
         troubles: why something is not in service, by alias; and why the registry cannot be asked.
-        prepare: makes the predictor of a version; set by the route that predicts, which not every project has.
-        watchers: called in a thread every ``serving.follow_seconds``; the same route adds them.
+        prepare: makes the predictor of a version; set by the data plane, which not every project has.
+        watchers: called in a thread every ``serving.follow_seconds``; the data plane adds them.
+        plane: the data plane, if there is one (see `plane`).
+        followers: called in a thread every ``serving.follow_seconds`` to follow what others decide.
+        services: what else runs while the service does, and ends before the log is closed; routes add it.
+        draining: whether the service is about to end, and says so to who asks whether it is ready.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,6 +58,10 @@ class State:
         self.troubles: dict[str, str] = {}
         self.prepare: Callable[[Bundle], Any] = lambda bundle: None
         self.watchers: list[Callable[[], None]] = []
+        self.plane: Any = None
+        self.followers: list[Callable[[], None]] = [self._refresh]
+        self.services: list[AbstractAsyncContextManager[Any]] = []
+        self.draining = False
         self.store = Store(settings)
         self.events = EventLog(self.store)
         self.registry = Registry(settings)
@@ -65,9 +73,12 @@ class State:
     async def running(self) -> AsyncIterator[None]:
         """Serve the champion and follow it; at the end write the log and close."""
         await asyncio.to_thread(self._refresh)
-        followers = [asyncio.create_task(self._repeat(work)) for work in (self._refresh, *self.watchers)]
+        followers = [asyncio.create_task(self._repeat(work)) for work in (*self.followers, *self.watchers)]
         try:
-            yield
+            async with AsyncExitStack() as services:
+                for service in self.services:
+                    await services.enter_async_context(service)
+                yield
         finally:
             for follower in followers:
                 follower.cancel()

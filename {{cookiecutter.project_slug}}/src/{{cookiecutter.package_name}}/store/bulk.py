@@ -1,17 +1,25 @@
-"""Insert many rows at the price of the driver: several times as fast as through the types of SQLAlchemy."""
+"""Insert many rows at the price of the driver: several times as fast as through the types of SQLAlchemy.
+
+Many rows go into one statement: SQLite then works for all of them without the interpreter, which answers requests
+meanwhile. The numbers of rows are few, so that the database knows the statements.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Table
 
+SIZES = (256, 32, 4, 1)  # rows of a statement
 MARKS = {"qmark": "?", "format": "%s", "pyformat": "%s"}
 
 
-def insert(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+def insert(
+    connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]], otherwise: str = ""
+) -> None:
     """Insert rows; one whose key is there already is left as it is.
 
     Args:
@@ -19,12 +27,24 @@ def insert(connection: Connection, table: Table, names: Sequence[str], rows: Seq
         table: of the log.
         names: its columns, in the order of the values.
         rows: the values as the driver takes them; times go through `stored` first.
+        otherwise: a column that decides: where it differs from what is there, the new row replaces the old.
     """
-    if rows:
-        columns = ", ".join(f'"{name}"' for name in names)
-        marks = ", ".join([MARKS[connection.dialect.paramstyle]] * len(names))
-        statement = f"INSERT INTO {table.name} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
-        connection.exec_driver_sql(statement, list(rows))
+    if not rows:
+        return
+    columns = ", ".join(f'"{name}"' for name in names)
+    mark = f"({', '.join([MARKS[connection.dialect.paramstyle]] * len(names))})"
+    conflict = "ON CONFLICT DO NOTHING"
+    if otherwise:
+        key = ", ".join(column.name for column in table.primary_key)
+        new = ", ".join(f'"{name}" = excluded."{name}"' for name in names)
+        conflict = f'ON CONFLICT ({key}) DO UPDATE SET {new} WHERE {table.name}."{otherwise}" <> excluded."{otherwise}"'
+    first = 0
+    while first < len(rows):
+        size = next(size for size in SIZES if size <= len(rows) - first)
+        values = tuple(chain.from_iterable(rows[first : first + size]))
+        marks = ", ".join([mark] * size)
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES {marks} {conflict}", values)
+        first += size
 
 
 def stored(connection: Connection, table: Table) -> Callable[[datetime], Any]:

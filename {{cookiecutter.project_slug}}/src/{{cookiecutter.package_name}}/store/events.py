@@ -6,7 +6,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -91,10 +91,28 @@ class EventLog:
         else:
             self.dropped += 1
 
-    def extend(self, events: Iterable[Prediction]) -> None:
-        """Queue the events of a request with many rows."""
-        for event in events:
-            self.append(event)
+    def extend(self, events: Sequence[Event]) -> None:
+        """Queue the events of a request with many rows; all, or none if there is no room for them."""
+        if len(self._queue) + len(events) <= self._capacity:
+            self._queue.extend(events)
+        else:
+            self.dropped += len(events)
+
+    def wait(self) -> None:
+        """Write now if much is queued: who makes many events in a thread must not make them faster than that."""
+        if len(self._queue) > self._capacity // 10:
+            try:
+                self.flush()
+            except ProjectError:  # they stay queued, and `dropped` counts those that find no place
+                time.sleep(self._interval)
+
+    def flush_soon(self) -> bool:
+        """Write what is queued, for who reads the log next; False if the store cannot be written."""
+        try:
+            self.flush()
+        except ProjectError:
+            return False
+        return True
 
     def flush(self) -> None:
         """Write everything that is queued now.
@@ -141,11 +159,11 @@ class EventLog:
         )
         encode = msgspec.json.encode
         with self._store.write() as connection:
-            stored = bulk.stored(connection, predictions)
+            stored = _moments(bulk.stored(connection, predictions))
             rows = [
                 (
                     event.id,
-                    stored(datetime.fromtimestamp(event.time, UTC)),
+                    stored(event.time),
                     event.version,
                     "http",
                     event.latency_ms,
@@ -161,7 +179,7 @@ class EventLog:
                     event.id,
                     event.version,
                     event.role,
-                    stored(datetime.fromtimestamp(event.time, UTC)),
+                    stored(event.time),
                     event.latency_ms,
                     None if event.output is None else encode(event.output).decode(),
                     event.error,
@@ -172,6 +190,18 @@ class EventLog:
             bulk.insert(connection, trials, TRIED, tried)
             if counts:
                 add_traffic(connection, counts)
+
+
+def _moments(stored: Callable[[datetime], Any]) -> Callable[[float], Any]:
+    """Return what turns seconds since 1970 into what a database stores; rows of one request have one time."""
+    known: dict[float, Any] = {}
+
+    def moment(time: float) -> Any:
+        if time not in known:
+            known[time] = stored(datetime.fromtimestamp(time, UTC))
+        return known[time]
+
+    return moment
 
 
 def bucket(seconds: float) -> float:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from ..signature import PREDICTION, Column, Signature
+from . import bulk
 from .database import Store
-from .events import upsert
 from .tables import feedback
 
 
@@ -34,15 +34,9 @@ def write(store: Store, actuals: Mapping[str, object]) -> None:
         ProjectError: the store cannot be written; nothing was kept.
     """
     now, encode = datetime.now(UTC), msgspec.json.encode
-    rows = [  # sorted: two writers never deadlock
-        {"prediction_id": key, "time": now, "actual": encode(actuals[key]).decode()} for key in sorted(actuals)
-    ]
-    if not rows:
-        return
     with store.write() as connection:
-        statement = upsert(connection, feedback)
-        new = {"time": statement.excluded.time, "actual": statement.excluded.actual}
-        other = feedback.c.actual != statement.excluded.actual
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["prediction_id"], set_=new, where=other), rows
-        )
+        time = bulk.stored(connection, feedback)(now)
+        rows = [
+            (key, time, encode(actuals[key]).decode()) for key in sorted(actuals)
+        ]  # sorted: no two writers deadlock
+        bulk.insert(connection, feedback, ("prediction_id", "time", "actual"), rows, otherwise="actual")

@@ -208,8 +208,8 @@ def predictions_frame(
         "source",
         "latency_ms",
         "actual",
-        *_unpack("inputs", signature.inputs),
-        *_unpack("output", signature.outputs),
+        *unpacked("inputs", signature.inputs),
+        *unpacked("output", signature.outputs),
     )
 
 
@@ -329,9 +329,9 @@ def trials_frame(
         found = [tuple(row) for row in connection.execute(query)]
     frame = pl.DataFrame(found, schema=schema, orient="row")
     return (
-        frame.select("id", "latency_ms", "trial_ms", *_unpack("inputs", champion[1].inputs)),
-        frame.select(_unpack("output", champion[1].outputs)),
-        frame.select(_unpack("trial", shadow[1].outputs)),
+        frame.select("id", "latency_ms", "trial_ms", *unpacked("inputs", champion[1].inputs)),
+        frame.select(unpacked("output", champion[1].outputs)),
+        frame.select(unpacked("trial", shadow[1].outputs)),
     )
 
 
@@ -351,7 +351,8 @@ def known_predictions(store: Store, ids: Iterable[str]) -> set[str]:
     return found
 
 
-def _unpack(text: str, columns: Sequence[Column]) -> list[pl.Expr]:
+def unpacked(text: str, columns: Sequence[Column]) -> list[pl.Expr]:
+    """Return the expressions that read typed columns out of a column with JSON texts."""
     struct = pl.Struct({column.name: DTYPES[column.type] for column in columns})
     decoded = pl.col(text).str.json_decode(struct)
     return [

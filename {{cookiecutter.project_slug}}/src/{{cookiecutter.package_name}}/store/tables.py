@@ -128,3 +128,17 @@ checks = Table(
     Column("detail", Text, nullable=False),  # JSON
     Index("checks_by_kind", "kind", "time"),
 )
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(8), primary_key=True),  # stands in the key itself, and is no secret
+    Column("name", String(100), nullable=False),
+    Column("hash", String(64), nullable=False),  # SHA-256 of the whole key, hex
+    Column("scopes", String(64), nullable=False),  # with spaces between them
+    Column("rate", Float),  # requests a second; none if it is not limited
+    Column("created", UtcTime, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("expires", UtcTime),
+    Column("revoked", UtcTime),
+)

@@ -1,4 +1,4 @@
-"""ONNX: all numeric columns enter as one matrix, all text columns as another."""
+"""ONNX: all numbers enter as one matrix, all text columns as another."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
 
 
+# A numeric column; or 1 where a text column (missing: "") has a value, and 0 elsewhere.
+Feature = str | tuple[str, str]
+
+
 class OnnxRuntime:
     """An ONNX session.
 
     Args:
         model: the graph, serialized or the path of its file, with inputs ``numeric`` and ``text`` (or one of them).
-        numeric: the model's numeric columns, in the order of the matrix.
+        numeric: the features, in the order of the matrix.
         text: its text columns.
         probabilities: whether the second output holds class probabilities.
         dtype: of the numeric matrix: float32 or float64.
@@ -30,7 +34,7 @@ class OnnxRuntime:
     def __init__(
         self,
         model: bytes | str,
-        numeric: Sequence[str],
+        numeric: Sequence[Feature],
         text: Sequence[str],
         probabilities: bool,
         dtype: str = "float32",
@@ -64,7 +68,7 @@ class OnnxRuntime:
 
 
 def matrices(
-    frame: pl.DataFrame, numeric: Sequence[str], text: Sequence[str], dtype: str | np.dtype[Any]
+    frame: pl.DataFrame, numeric: Sequence[Feature], text: Sequence[str], dtype: str | np.dtype[Any]
 ) -> dict[str, Array]:
     """Return the columns of a table as ``numeric`` and ``text``; a matrix without columns is left out."""
     import polars as pl
@@ -72,7 +76,9 @@ def matrices(
     found: dict[str, Array] = {}
     if numeric:
         kind = pl.Float32 if np.dtype(dtype) == np.float32 else pl.Float64
-        table = pl.DataFrame([frame[name].cast(kind) for name in numeric])
+        texts = {one[0]: frame[one[0]].fill_null("") for one in numeric if isinstance(one, tuple)}
+        columns = (frame[one] if isinstance(one, str) else texts[one[0]] == one[1] for one in numeric)
+        table = pl.DataFrame([column.cast(kind).alias(str(place)) for place, column in enumerate(columns)])
         found["numeric"] = np.ascontiguousarray(table.to_numpy(order="fortran"))  # twice as fast as order="c"
     if text:
         found["text"] = np.empty((frame.height, len(text)), object)
@@ -85,4 +91,5 @@ def load(bundle: Bundle) -> OnnxRuntime:
     """Load the model of a bundle, by its path: a session keeps the bytes that it was given."""
     manifest, path = bundle.manifest, str(bundle.model_file)
     dtype = manifest.get("dtype", "float32")
-    return OnnxRuntime(path, manifest["numeric"], manifest["text"], manifest["probabilities"], dtype)
+    numeric = [one if isinstance(one, str) else tuple(one) for one in manifest["numeric"]]
+    return OnnxRuntime(path, numeric, manifest["text"], manifest["probabilities"], dtype)

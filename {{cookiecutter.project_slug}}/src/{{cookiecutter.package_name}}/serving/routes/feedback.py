@@ -13,9 +13,9 @@ from ...errors import ProjectError
 from ...signature import Signature
 from ...store.feedback import contract, write
 from ...store.queries import known_predictions
-from ..answers import Answer, Call, Handlers, problem
+from ..answers import NO_CHAMPION, Answer, Call, Refused, Route, Routes, problem
+from ..plane.asked import json_only, misfits, parse
 from ..state import State
-from .predict import misfits, parse, served
 
 PATH = "/v1/feedback"
 SETTLE = 0.3  # seconds in which another worker has surely written a prediction that it just made
@@ -23,13 +23,16 @@ SETTLE = 0.3  # seconds in which another worker has surely written a prediction 
 log = structlog.get_logger(__name__)
 
 
-def handlers(state: State) -> Handlers:
-    """Return the handler."""
+def routes(state: State) -> Routes:
+    """Return the route."""
 
     def handle(call: Call) -> Awaitable[Answer]:
-        return asyncio.to_thread(_feedback, state, contract(served(state, call).bundle.signature), call.body)
+        json_only(call)
+        if state.served is None:
+            raise Refused(NO_CHAMPION)
+        return asyncio.to_thread(_feedback, state, contract(state.served.bundle.signature), call.body)
 
-    return {("POST", PATH): handle}
+    return {("POST", PATH): Route(handle, "predict")}
 
 
 def _feedback(state: State, wanted: Signature, body: bytes) -> Answer:

@@ -10,7 +10,7 @@ import msgspec
 
 from ...models.registry import CHAMPION
 from ...telemetry.metrics import exposition
-from ..answers import NO_CHAMPION, PAGE, Answer, Handler, Handlers
+from ..answers import NO_CHAMPION, PAGE, Answer, Handler, Route, Routes
 from ..state import State
 
 STATIC = {"swagger-ui.css": b"text/css", "swagger-ui-bundle.js": b"text/javascript", "favicon.png": b"image/png"}
@@ -18,17 +18,17 @@ API_PAGE = (Path(__file__).parents[1] / "docs.html").read_bytes()
 START = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null });\n'
 
 
-def handlers(state: State) -> Handlers:
-    """Return the handlers."""
+def routes(state: State) -> Routes:
+    """Return the routes."""
     metrics = b"text/plain; version=0.0.4; charset=utf-8"
     return {
-        ("GET", "/health/live"): lambda _: _json({"live": True}),
-        ("GET", "/health/ready"): lambda _: _ready(state),
-        ("GET", "/metrics"): lambda _: asyncio.to_thread(lambda: Answer(200, exposition(), metrics)),
-        ("GET", "/v1/model"): lambda _: _model(state),
-        ("GET", "/docs"): lambda _: Answer(200, API_PAGE, b"text/html; charset=utf-8", PAGE),
-        ("GET", "/docs/start.js"): lambda _: Answer(200, START, b"text/javascript", PAGE),
-        **{("GET", f"/docs/static/{name}"): _file(name, kind) for name, kind in STATIC.items()},
+        ("GET", "/health/live"): Route(lambda _: _json({"live": True}), "open"),
+        ("GET", "/health/ready"): Route(lambda _: _ready(state), "open"),
+        ("GET", "/metrics"): Route(lambda _: asyncio.to_thread(lambda: Answer(200, exposition(), metrics)), page=True),
+        ("GET", "/v1/model"): Route(lambda _: _model(state)),
+        ("GET", "/docs"): Route(lambda _: Answer(200, API_PAGE, b"text/html; charset=utf-8", PAGE), page=True),
+        ("GET", "/docs/start.js"): Route(lambda _: Answer(200, START, b"text/javascript", PAGE), page=True),
+        **{("GET", f"/docs/static/{name}"): Route(_file(name, kind), page=True) for name, kind in STATIC.items()},
     }
 
 
@@ -40,8 +40,9 @@ def _ready(state: State) -> Answer:
     version, troubles = state.served.bundle.version if state.served else None, dict(state.troubles)
     if version and CHAMPION in troubles:
         troubles[CHAMPION] = f"version {version} goes on, because the new champion is not usable: {troubles[CHAMPION]}"
-    reason = "; ".join(troubles.values())
-    return _json({"ready": bool(version), "model_version": version, "reason": reason}, 200 if version else 503)
+    reason = "the service is about to end" if state.draining else "; ".join(troubles.values())
+    ready = bool(version) and not state.draining
+    return _json({"ready": ready, "model_version": version, "reason": reason}, 200 if ready else 503)
 
 
 def _model(state: State) -> Answer:

@@ -32,16 +32,16 @@ import msgspec
 import numpy as np
 import structlog
 
-from ..models.registry import CANARY, Alias, Registry
-from ..models.runtimes import Array
-from ..settings import Canary as Limits
-from ..settings import Settings
-from ..signature import PREDICTION
-from ..store import queries
-from ..store.database import Store
-from ..store.events import record
-from ..telemetry.metrics import WITHDRAWN
-from .state import State
+from ...models.registry import CANARY, Alias, Registry
+from ...models.runtimes import Array
+from ...settings import Canary as Limits
+from ...settings import Settings
+from ...signature import PREDICTION
+from ...store import queries
+from ...store.database import Store
+from ...store.events import record
+from ...telemetry.metrics import WITHDRAWN
+from ..state import State
 
 ROUTE = "/v1/predict"
 SESSION = b"x-session-id"

@@ -6,17 +6,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from ...models.comparison import compare
+from ...models.registry import CHAMPION, SHADOW, Alias, Registry
+from ...store import queries
+from ...store.database import Store
+from ...store.events import Trial
+from ...telemetry.metrics import TRIALS
+from ..answers import Refused
+from ..state import Served, State
 
-from ..models.comparison import compare
-from ..models.registry import CHAMPION, SHADOW, Alias, Registry
-from ..store import queries
-from ..store.database import Store
-from ..store.events import Trial
-from ..telemetry.metrics import TRIALS
-from .state import Served, State
+if TYPE_CHECKING:
+    from . import Asked
 
 MOST, BYTES = 5_000, 16_000_000  # copies that wait, and about their size
 
@@ -28,29 +30,36 @@ class Shadow:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._copies: deque[tuple[bytes, list[str]]] = deque()
+        self._copies: deque[tuple[Asked, list[str]]] = deque()
 
-    def copy(self, body: bytes, ids: list[str]) -> None:
-        """Keep a copy of a request that the champion answered, or drop it when too much waits already."""
+    def copy(self, asked: Asked, size: int, ids: list[str]) -> None:
+        """Keep a request that the champion answered, or drop it when too much waits already.
+
+        Args:
+            asked: the request.
+            size: of its body, in bytes.
+            ids: of the predictions.
+        """
         waiting = len(self._copies)
-        if waiting < MOST and len(body) * (waiting + 1) <= BYTES:
-            self._copies.append((body, ids))
+        if waiting < MOST and size * (waiting + 1) <= BYTES:
+            self._copies.append((asked, ids))
         else:
             dropped()
 
     def watch(self) -> None:
         """Try out what waits."""
         while self._copies:
-            body, ids = self._copies.popleft()
+            asked, ids = self._copies.popleft()
             if self._state.shadow:
-                self._try(self._state.shadow, body, ids)
+                self._try(self._state.shadow, asked, ids)
 
-    def _try(self, shadow: Served, content: bytes, ids: Sequence[str]) -> None:
+    def _try(self, shadow: Served, asked: Asked, ids: Sequence[str]) -> None:
         started, error = time.perf_counter(), None
         outputs: Sequence[Any] = [None] * len(ids)
         try:
-            body = shadow.predictor.decode(content)
-            outputs = shadow.predictor.score((body.row,) if body.rows is UNSET else body.rows)
+            outputs = shadow.predictor.score(asked.rows(shadow.predictor))
+        except Refused:
+            error = "its signature refuses the request"
         except Exception as problem:  # whatever it is, the champion has answered
             error = f"{type(problem).__name__}: {problem}"[:200]
         elapsed, now = (time.perf_counter() - started) * 1e3, time.time()

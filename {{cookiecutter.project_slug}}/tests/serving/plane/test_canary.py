@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from project.commands import build
 from project.models.importing import Source, import_model
 from project.models.registry import Alias, Registry
-from project.serving import shadow as shadowing
-from project.serving.canary import Seen, chosen, gather, weigh, withdraw
-from project.serving.predictor import Predictor
+from project.serving.plane import shadow as shadowing
+from project.serving.plane.canary import Seen, chosen, gather, weigh, withdraw
+from project.serving.plane.predictor import Predictor
 from project.settings import Canary, Settings
 from project.store import events, queries
 from project.store.database import Store

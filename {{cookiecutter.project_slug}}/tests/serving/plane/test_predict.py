@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import signal
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -193,14 +190,21 @@ def test_a_field_given_twice_never_fails_the_service(client: httpx.Client, row: 
         assert post(client, doubled.encode()).status_code == status
 
 
+def test_an_integer_may_be_written_with_a_point(client: httpx.Client, row: dict[str, Any]) -> None:
+    expected = client.post(PATH, json={"row": row | {"staff": 3}}).json()["prediction"]
+    assert client.post(PATH, json={"row": row | {"staff": 3.0}}).json()["prediction"] == expected
+    found = client.post(PATH, json={"rows": [row | {"staff": 3.0}, row | {"staff": 3}]}).json()["predictions"]
+    assert [one["prediction"] for one in found] == [expected, expected]
+    assert client.post(PATH, json={"row": row | {"staff": 3.5}}).status_code == 422
+
+
 def test_content_types(client: httpx.Client, row: dict[str, Any]) -> None:
     body = json.dumps({"row": row}).encode()
     for kind in ("application/json", "application/json; charset=utf-8", "Application/JSON"):
         assert client.post(PATH, content=body, headers={"Content-Type": kind}).status_code == 200
     assert client.post(PATH, content=body).status_code == 200
-    for kind in ("text/plain", "text/csv", "application/x-www-form-urlencoded"):
+    for kind in ("text/plain", "application/xml", "application/x-www-form-urlencoded"):
         assert client.post(PATH, content=body, headers={"Content-Type": kind}).status_code == 415
-    assert post(client, body, **{"Content-Encoding": "gzip"}).status_code == 415
 
 
 def test_a_large_body_is_refused_whether_or_not_it_says_so(champion: Settings, serving: Any) -> None:
@@ -222,10 +226,10 @@ def test_without_a_champion(empty_client: httpx.Client) -> None:
 
 
 def test_other_methods(client: httpx.Client) -> None:
-    assert client.get(PATH).status_code == 405
-    assert client.get(PATH).headers["allow"] == "POST"
+    assert client.put(PATH).status_code == 405
+    assert client.put(PATH).headers["allow"] == "GET, POST"
     assert client.options(PATH).status_code == 204
-    assert client.options(PATH).headers["allow"] == "POST"
+    assert client.options(PATH).headers["allow"] == "GET, POST"
 
 
 def test_metrics_count_requests_and_rows(client: httpx.Client, row: dict[str, Any]) -> None:
@@ -309,57 +313,13 @@ def test_a_fault_of_ours_tells_nothing(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr("project.serving.predictor.Predictor.predict", broken)
+    monkeypatch.setattr("project.serving.plane.predictor.Predictor.predict", broken)
     answer = client.post(PATH, json={"row": row})
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
     assert "hunter2" not in answer.text
     assert "x-content-type-options" in answer.headers
     assert client.get("/health/live").status_code == 200
-
-
-def test_every_prediction_is_kept_when_the_process_ends(champion: Settings, row: dict[str, Any], served: Any) -> None:
-    with served(champion) as (address, _, _), httpx.Client(base_url=address, trust_env=False) as client:
-        made = client.post("/v1/predict", json={"rows": [row] * 1_000}).json()["predictions"]
-    with Store(champion) as store:
-        assert queries.counts(store).predictions == len(made) == 1_000
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_in_flight_is_answered_before_it_ends(
-    champion: Settings, row: dict[str, Any], served: Any, number: signal.Signals
-) -> None:
-    body = json.dumps({"row": row}).encode()
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-    with served(champion) as (address, process, _):
-        host, _, port = address.removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(head.encode() + body[:10])
-            httpx.get(f"{address}/health/live", trust_env=False)  # by now the service has seen the first half
-            process.send_signal(number)
-            closed = False
-            while not closed:
-                try:
-                    socket.create_connection((host, int(port)), timeout=60).close()
-                except ConnectionError:
-                    closed = True
-            connection.sendall(body[10:])
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
-    with Store(champion) as store:
-        assert queries.counts(store).predictions == 1
-
-
-@pytest.mark.slow
-def test_workers_share_the_port_and_add_up_their_metrics(champion: Settings, row: dict[str, Any], served: Any) -> None:
-    with served(champion, "--workers", "2") as (address, _, _):
-        ids = set()
-        for _ in range(30):  # each on a connection of its own, so that both workers get some
-            ids.add(httpx.post(f"{address}/v1/predict", json={"row": row}, trust_env=False).json()["id"])
-        metrics = httpx.get(f"{address}/metrics", trust_env=False).text
-        assert len(ids) == 30
-        assert re.search(r'predictions_total\{.*source="http"\} 30\.0', metrics)
-    with Store(champion) as store:
-        assert queries.counts(store).predictions == 30
 
 
 ALL_KINDS = Signature(
@@ -386,7 +346,7 @@ VALUES = st.one_of(
     st.booleans(),
     st.integers(-12, 12),
     st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**30]),
-    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(allow_nan=False, allow_infinity=False).filter(lambda value: not value.is_integer()),
     st.sampled_from(
         ["red", "green", "blue", "", "1", "true", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00", "2026-13-01"]
     ),

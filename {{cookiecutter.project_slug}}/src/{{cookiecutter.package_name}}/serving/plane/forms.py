@@ -1,0 +1,36 @@
+"""What protocols with forms of their own share: from objects to rows, and from problem documents to their refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ...telemetry.metrics import REJECTED
+from ..answers import Answer, Refused
+from .asked import MALFORMED, misfits, wrong
+from .predictor import Predictor
+
+
+def fitting(predictor: Predictor, rows: Sequence[Any], most: int) -> Sequence[Any]:
+    """Return rows, which came as objects, in the predictor's own class; raises `Refused` if they do not fit.
+
+    Args:
+        predictor: of the version that is asked.
+        rows: one object of columns each.
+        most: rows at most.
+    """
+    kind = predictor.row
+    try:
+        return [msgspec.convert(row, kind) for row in rows]
+    except MALFORMED:
+        errors = misfits(predictor.signature, rows, most)
+        REJECTED.labels("http").inc(len({error.row for error in errors}) or 1)
+        raise Refused(wrong(errors)) from None
+
+
+def sentence(answer: Answer) -> str:
+    """Return what a problem document says to people."""
+    detail: str = msgspec.json.decode(answer.body)["detail"]
+    return detail

@@ -1,0 +1,108 @@
+"""Predict with one version: everything that can be made before the first request is made once."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ...models.bundle import Bundle
+from ...models.scorer import Scorer
+from ...settings import Serving
+from ...store.events import EventLog, Prediction
+from ...telemetry.metrics import PREDICTIONS
+from .batching import Batcher, gains
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PROCESS = secrets.token_hex(6)
+NUMBERS = itertools.count()
+
+Made = list[tuple[str, dict[str, Any]]]  # predictions, each after its id
+
+
+class Predictor:
+    """A version, loaded and warm.
+
+    Attributes:
+        version: of the bundle.
+        signature: of the model.
+        row: the class of a decoded row (see `validation.row_type`).
+        decode: reads a JSON body, ``{"row": ...}`` or ``{"rows": [...]}``: what is absent is ``UNSET``.
+        fast: whether a row takes so little time that other requests can wait for it.
+        batches: whether rows of different requests are scored together.
+        score: from rows to outputs, without a trace.
+        scorer: for whole tables.
+    """
+
+    def __init__(self, bundle: Bundle, events: EventLog, settings: Serving) -> None:
+        self.scorer = scorer = Scorer(bundle)
+        scorer.warm()
+        self.version, self.signature, self.fast, self.row = bundle.version, bundle.signature, scorer.fast, scorer.row
+        rows = Annotated[list[scorer.row], msgspec.Meta(min_length=1)]  # type: ignore[name-defined]
+        fields = [("row", scorer.row | UnsetType, UNSET), ("rows", rows | UnsetType, UNSET)]
+        body: Any = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False)
+        self.decode = msgspec.json.Decoder(body).decode
+        self.score, self._log, self._log_many = scorer.rows, events.append, events.extend
+        self.example = msgspec.convert(bundle.signature.example_row(), scorer.row)
+        self.batches = settings.batching == "on" or (
+            settings.batching == "auto" and not self.fast and gains(scorer.rows, self.example)
+        )
+        if self.batches:
+            self.fast, self.score = False, Batcher(scorer.rows, settings.batch_rows).score
+        self._count = PREDICTIONS.labels(bundle.version, "http").inc
+
+    def predict(self, rows: Sequence[Any], started: float) -> Made:
+        """Score decoded rows and log them.
+
+        Returns:
+            Each row's id and output. An id sorts by time and is like no other: milliseconds, process, number, and the
+            row's place if there are many.
+        """
+        return self._logged(rows, self.score(rows), started)
+
+    def table(self, frame: pl.DataFrame, started: float) -> pl.DataFrame:
+        """Score a table whose columns have the signature's types, and log it.
+
+        Returns:
+            The column ``id``, and those of the model's output.
+        """
+        import polars as pl
+
+        outputs = self.scorer.frame(frame)
+        rows = frame.select(list(self.signature.by_name)).to_dicts()
+        made = self._logged(rows, outputs.to_dicts(), started) if rows else []
+        return outputs.insert_column(0, pl.Series("id", [identity for identity, _ in made], dtype=pl.String))
+
+    def _logged(self, rows: Sequence[Any], outputs: list[dict[str, Any]], started: float) -> Made:
+        now = time.time()
+        request = f"{int(now * 1e3):012x}{PROCESS}{next(NUMBERS) & 0xFFFFFF:06x}"
+        elapsed = (time.perf_counter() - started) * 1e3
+        if len(rows) == 1:
+            self._log(Prediction(request, now, self.version, elapsed, rows[0], outputs[0]))
+            self._count()
+            return [(request, outputs[0])]
+        made = [(f"{request}-{place}", output) for place, output in enumerate(outputs)]
+        version = self.version
+        pairs = zip(rows, made, strict=True)
+        self._log_many([Prediction(one[0], now, version, elapsed, row, one[1]) for row, one in pairs])
+        self._count(len(made))
+        return made
+
+    def failing(self, rows: Sequence[Any]) -> list[int]:
+        """Return the places of the rows that the model cannot compute, each tried alone."""
+        return [place for place, row in enumerate(rows) if not self.works(row)]
+
+    def works(self, row: Any = None) -> bool:
+        """Say whether the model computes a row; without one, the example of its signature."""
+        try:
+            self.scorer.rows([self.example if row is None else row])
+        except Exception:
+            return False
+        return True

@@ -1,0 +1,145 @@
+"""Traces by OpenTelemetry, made by hand and only of what is sampled: an automatic one costs three times a prediction.
+
+The standard variables decide: ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``..._TRACES_ENDPOINT``) turns traces on,
+``OTEL_TRACES_SAMPLER`` and ``OTEL_TRACES_SAMPLER_ARG`` say how many, ``OTEL_SERVICE_NAME`` and
+``OTEL_RESOURCE_ATTRIBUTES`` what they are called. A caller's ``traceparent`` (https://www.w3.org/TR/trace-context/)
+is gone on with, and decides whether to sample unless the sampler is one that asks no parent.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+
+from ..errors import ProjectError
+from ..settings import Settings
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+SHARES = {"always_on": 1.0, "always_off": 0.0}
+
+Attributes = Mapping[str, str | int | float | bool]
+
+
+class Trace:
+    """What is known of one request or run while it goes on: a mark at the end of each stage."""
+
+    __slots__ = ("_marks", "_parent", "_started", "_tracer", "attributes")
+
+    def __init__(self, tracer: Tracer, parent: tuple[int, int] | None) -> None:
+        self._tracer, self._parent = tracer, parent
+        self._started = time.time_ns()
+        self._marks: list[tuple[str, int]] = []
+        self.attributes: dict[str, str | int | float | bool] = {}
+
+    def mark(self, stage: str) -> None:
+        """Say that a stage ends now; it began when the one before ended."""
+        self._marks.append((stage, time.time_ns()))
+
+    def end(self, name: str, failed: bool = False) -> None:
+        """Hand the trace over to be sent, off the path of the request."""
+        begun, stages = self._started, list[tuple[str, int, int, Attributes]]()
+        for stage, ended in self._marks:
+            stages.append((stage, begun, ended, {}))
+            begun = ended
+        now = time.time_ns()
+        self._tracer.record(name, self._started, now, self.attributes, stages, failed, self._parent, server=True)
+
+
+class Tracer:
+    """Makes traces, if the environment asks for them.
+
+    Raises:
+        ProjectError: it does, and the extra that sends them is not installed, or a variable is not understood.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.on = any(os.environ.get(name) for name in ENDPOINTS) and not (
+            os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+            or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none"
+        )
+        if not self.on:
+            return
+        try:
+            from opentelemetry import trace
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+        except ImportError:
+            raise ProjectError(
+                "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, which the extra traces sends: install it"
+            ) from None
+        self._share, self._asks_parent = _sampling()
+        self._api = trace
+        own = {"service.name": settings.project.slug} if "OTEL_SERVICE_NAME" not in os.environ else {}
+        self._provider = TracerProvider(
+            resource=Resource.create(own), sampler=ALWAYS_ON
+        )  # sampled before they are made
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer(__name__)
+
+    def begin(self, headers: Mapping[bytes, bytes]) -> Trace | None:
+        """Begin the trace of a request, if it is one that is sampled."""
+        parent = None
+        sent = headers.get(b"traceparent")
+        if sent and (found := PARENT.fullmatch(sent)):
+            parent = int(found[1], 16), int(found[2], 16)
+            if self._asks_parent:
+                return Trace(self, parent) if int(found[3], 16) & 1 else None
+        return Trace(self, parent) if random.random() < self._share else None
+
+    def record(
+        self,
+        name: str,
+        started: int,
+        ended: int,
+        attributes: Attributes,
+        stages: Sequence[tuple[str, int, int, Attributes]],
+        failed: bool,
+        parent: tuple[int, int] | None = None,
+        server: bool = False,
+    ) -> None:
+        """Make a span and one below it for each stage, of times in nanoseconds since 1970, and have them sent."""
+        api = self._api
+        context = None
+        if parent:
+            flags = api.TraceFlags(api.TraceFlags.SAMPLED)
+            before = api.SpanContext(parent[0], parent[1], is_remote=True, trace_flags=flags)
+            context = api.set_span_in_context(api.NonRecordingSpan(before))
+        kind = api.SpanKind.SERVER if server else api.SpanKind.INTERNAL
+        span = self._tracer.start_span(name, context, kind, dict(attributes), start_time=started)
+        below = api.set_span_in_context(span)
+        for stage, begun, over, more in stages:
+            self._tracer.start_span(stage, below, attributes=dict(more), start_time=begun).end(over)
+        if failed:
+            span.set_status(api.StatusCode.ERROR)
+        span.end(ended)
+
+    def close(self) -> None:
+        """Send what is left."""
+        if self.on:
+            self._provider.shutdown()
+
+
+def _sampling() -> tuple[float, bool]:
+    """Return the share of requests to sample, and whether a parent decides instead."""
+    name = os.environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on")
+    asks, sampler = name.startswith("parentbased_"), name.removeprefix("parentbased_")
+    if sampler in SHARES:
+        return SHARES[sampler], asks
+    given = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "1")
+    try:
+        share = float(given)
+    except ValueError:
+        share = -1.0
+    if sampler != "traceidratio" or not 0 <= share <= 1:
+        raise ProjectError(
+            "OTEL_TRACES_SAMPLER must be always_on, always_off or traceidratio, each also with parentbased_ before it;"
+            " OTEL_TRACES_SAMPLER_ARG is the share, from 0 to 1"
+        )
+    return share, asks

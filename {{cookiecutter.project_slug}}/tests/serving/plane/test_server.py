@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from project.serving import server
+from project.settings import Settings
+from project.store import queries
+from project.store.database import Store
+
+PATH = "/v1/predict"
+
+
+@contextmanager
+def connected(client: httpx.Client) -> Iterator[socket.socket]:
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+        yield connection
+
+
+def request(body: bytes, *lines: str, method: str = "POST", path: str = PATH, version: str = "1.1") -> bytes:
+    head = [f"{method} {path} HTTP/{version}", "Host: a", f"Content-Length: {len(body)}", *lines, "", ""]
+    return "\r\n".join(head).encode() + body
+
+
+def answers(connection: socket.socket, count: int) -> list[tuple[int, dict[str, str], bytes]]:
+    """Read some answers, however they are cut into pieces."""
+    file, found = connection.makefile("rb"), []
+    for _ in range(count):
+        status = int(file.readline().split()[1])
+        headers = {}
+        while line := file.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name] = value
+        if "content-length" in headers:
+            body = file.read(int(headers["content-length"]))
+        else:
+            body = b""
+            while size := int(file.readline(), 16):
+                body += file.read(size)
+                file.readline()
+            file.readline()
+        found.append((status, headers, body))
+    return found
+
+
+def shape(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, Any, Any]:
+    """What two answers to the same request have in common."""
+    status, headers, body = answer
+    kept = {name: value for name, value in headers.items() if name not in ("date", "content-length")}
+    value = json.loads(body)
+    return status, kept, sorted(value) if status == 200 else value
+
+
+def test_the_short_and_the_general_way_give_the_same_answers(client: httpx.Client, row: dict[str, Any]) -> None:
+    bodies = [json.dumps(value).encode() for value in ({"row": row}, {"rows": [row, row]}, {"row": {}}, {}, [])]
+    bodies += [b"", b"{", b'{"row": NaN}', b"\xff"]
+    for body in bodies:
+        for line in ("X-A: b", "Content-Type: text/plain", "X-Request-ID: mine"):
+            with connected(client) as connection:
+                connection.sendall(request(body, line))
+                connection.sendall(request(body, line, "Expect: 100-continue"))
+                short, general = answers(connection, 1)[0], None
+            with connected(client) as connection:
+                head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{line}\r\n\r\n".encode()
+                chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
+                connection.sendall(head + chunk + b"0\r\n\r\n")
+                general = answers(connection, 1)[0]
+            assert shape(short) == shape(general), (body, line)
+
+
+def test_many_requests_in_one_piece_are_answered_in_order(client: httpx.Client, row: dict[str, Any]) -> None:
+    body = json.dumps({"row": row}).encode()
+    kinds = [request(body), request(b"", method="GET", path="/metrics"), request(b"{}"), request(body)]
+    with connected(client) as connection:
+        connection.sendall(b"".join(kinds) * 5)
+        assert [answer[0] for answer in answers(connection, 20)] == [200, 200, 422, 200] * 5
+
+
+def test_a_request_in_pieces(client: httpx.Client, row: dict[str, Any]) -> None:
+    whole = request(json.dumps({"row": row}).encode())
+    with connected(client) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for place in range(0, len(whole), 7):
+            connection.sendall(whole[place : place + 7])
+        assert answers(connection, 1)[0][0] == 200
+
+
+@pytest.mark.parametrize(("version", "line"), [("1.0", "X-A: b"), ("1.1", "Connection: close")])
+def test_a_connection_ends_when_the_caller_wants_that(
+    client: httpx.Client, row: dict[str, Any], version: str, line: str
+) -> None:
+    with connected(client) as connection:
+        connection.sendall(request(json.dumps({"row": row}).encode(), line, version=version))
+        status, headers, _ = answers(connection, 1)[0]
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(1) == b""
+
+
+def test_what_is_no_http_is_refused(client: httpx.Client) -> None:
+    for nonsense in (b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+        with connected(client) as connection:
+            connection.sendall(nonsense)
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_request_that_stalls_is_ended(
+    champion: Settings, serving: Any, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK", 0.05)
+    hasty = champion.serving.model_copy(update={"body_seconds": 0.2, "idle_seconds": 60})
+    body = json.dumps({"row": row}).encode()
+    chunked = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[".encode()
+    with serving(champion.model_copy(update={"serving": hasty})) as client:
+        for started in (b"POST /v1/pre", request(body)[:-5], chunked):
+            with connected(client) as connection:
+                connection.sendall(started)
+                assert answers(connection, 1)[0][0] == 408
+        assert client.post(PATH, json={"row": row}).status_code == 200
+
+
+def test_a_silent_connection_is_closed(champion: Settings, serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LOOK", 0.05)
+    hasty = champion.serving.model_copy(update={"idle_seconds": 0.2})
+    with serving(champion.model_copy(update={"serving": hasty})) as client:
+        with connected(client) as connection:
+            assert connection.recv(1) == b""
+        with connected(client) as connection:
+            connection.sendall(request(b"", method="GET", path="/health/live"))
+            assert answers(connection, 1)[0][0] == 200
+            assert connection.recv(1) == b""
+
+
+def test_more_connections_than_it_holds_are_told_to_come_again(champion: Settings, serving: Any, until: Any) -> None:
+    few = champion.serving.model_copy(update={"max_connections": 3})
+    with serving(champion.model_copy(update={"serving": few})) as client:
+        address = (client.base_url.host, client.base_url.port)
+        held = [socket.create_connection(address, timeout=30) for _ in range(3)]
+        for one in held:
+            one.sendall(request(b"", method="GET", path="/health/live"))
+            assert answers(one, 1)[0][0] == 200
+        for method, path in (("GET", "/health/live"), ("GET", "/status"), ("POST", PATH)):
+            with socket.create_connection(address, timeout=30) as late:
+                late.sendall(request(b"", method=method, path=path))
+                status, headers, body = answers(late, 1)[0]
+                assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "1", "busy")
+        for one in held:
+            one.close()
+        until(lambda: httpx.get(f"{client.base_url}/health/live", trust_env=False).status_code == 200)
+
+
+def test_more_work_than_it_holds_is_refused_and_it_recovers(
+    champion: Settings, serving: Any, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(*_: object, **__: object) -> Any:
+        begun.release()
+        go.wait(30)
+        raise ProjectErrorForTest
+
+    class ProjectErrorForTest(Exception):
+        pass
+
+    few = champion.serving.model_copy(update={"queue": 2})
+    large = json.dumps({"rows": [row] * 400}).encode()
+    with serving(champion.model_copy(update={"serving": few})) as client:
+        monkeypatch.setattr("project.serving.plane._predict", slow)
+        with connected(client) as first, connected(client) as second, connected(client) as third:
+            for one in (first, second):
+                one.sendall(request(large))
+            assert begun.acquire(timeout=30)
+            status = 0
+            while status != 503:  # the second may not have been read yet
+                third.sendall(request(large))
+                status, headers, _ = answers(third, 1)[0]
+            assert headers["retry-after"]
+            go.set()
+            for one in (first, second):
+                assert answers(one, 1)[0][0] == 500
+        monkeypatch.undo()
+        assert client.post(PATH, content=large).status_code == 200
+
+
+def test_sigterm_says_not_ready_before_it_ends(champion: Settings, served: Any, until: Any) -> None:
+    file = champion.root / "config/settings.toml"
+    file.write_text(file.read_text() + "\n[serving]\ndrain_seconds = 3\n")
+    with served(champion) as (address, process, _):
+        assert httpx.get(f"{address}/health/ready", trust_env=False).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        until(lambda: httpx.get(f"{address}/health/ready", trust_env=False).status_code == 503)
+        ready = httpx.get(f"{address}/health/ready", trust_env=False)
+        assert "about to end" in ready.json()["reason"]
+        assert httpx.get(f"{address}/v1/model", trust_env=False).status_code == 200
+        process.wait(timeout=60)
+
+
+def test_every_prediction_is_kept_when_the_process_ends(champion: Settings, row: dict[str, Any], served: Any) -> None:
+    with served(champion) as (address, _, _), httpx.Client(base_url=address, trust_env=False) as client:
+        made = client.post("/v1/predict", json={"rows": [row] * 1_000}).json()["predictions"]
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == len(made) == 1_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_flight_is_answered_before_it_ends(
+    champion: Settings, row: dict[str, Any], served: Any, number: signal.Signals
+) -> None:
+    body = json.dumps({"row": row}).encode()
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    with served(champion) as (address, process, _):
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(head.encode() + body[:10])
+            httpx.get(f"{address}/health/live", trust_env=False)  # by now the service has seen the first half
+            process.send_signal(number)
+            closed = False
+            while not closed:
+                try:
+                    socket.create_connection((host, int(port)), timeout=60).close()
+                except ConnectionError:
+                    closed = True
+            connection.sendall(body[10:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == 1
+
+
+@pytest.mark.slow
+def test_workers_share_the_port_and_add_up_their_metrics(champion: Settings, row: dict[str, Any], served: Any) -> None:
+    with served(champion, "--workers", "2") as (address, _, _):
+        ids = set()
+        for _ in range(30):  # each on a connection of its own, so that both workers get some
+            ids.add(httpx.post(f"{address}/v1/predict", json={"row": row}, trust_env=False).json()["id"])
+        metrics = httpx.get(f"{address}/metrics", trust_env=False).text
+        assert len(ids) == 30
+        assert re.search(r'predictions_total\{.*source="http"\} 30\.0', metrics)
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == 30

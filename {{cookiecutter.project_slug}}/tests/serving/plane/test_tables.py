@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from project.settings import Settings
+from project.store import queries
+from project.store.database import Store
+
+PATH = "/v1/predict"
+CSV, PARQUET, ARROW = "text/csv", "application/vnd.apache.parquet", "application/vnd.apache.arrow.stream"
+
+
+def written(table: pl.DataFrame, kind: str) -> bytes:
+    if kind == CSV:
+        return table.write_csv(datetime_format="%Y-%m-%dT%H:%M:%SZ").encode()
+    target = io.BytesIO()
+    table.write_parquet(target) if kind == PARQUET else table.write_ipc_stream(target)
+    return target.getvalue()
+
+
+def read(answer: httpx.Response) -> pl.DataFrame:
+    assert answer.status_code == 200, answer.text
+    kind = answer.headers["content-type"].partition(";")[0]
+    readers = {CSV: pl.read_csv, PARQUET: pl.read_parquet, ARROW: pl.read_ipc_stream}
+    return readers[kind](answer.content)
+
+
+def post(client: httpx.Client, content: Any, kind: str) -> httpx.Response:
+    return client.post(PATH, content=content, headers={"Content-Type": kind})
+
+
+@pytest.fixture
+def table(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.drop("hires", "busy")
+
+
+@pytest.fixture
+def each(champion: Settings) -> Settings:
+    return champion.model_copy(update={"serving": champion.serving.model_copy(update={"failures": "row"})})
+
+
+@pytest.mark.parametrize("kind", [CSV, PARQUET, ARROW])
+def test_a_table_is_answered_row_by_row(champion: Settings, serving: Any, table: pl.DataFrame, kind: str) -> None:
+    with serving(champion) as client:
+        expected = client.post(PATH, json={"rows": _json(table)}).json()["predictions"]
+        found = read(post(client, written(table, kind), kind))
+        assert found.columns == ["id", "prediction"]
+        assert found["prediction"].to_list() == pytest.approx([one["prediction"] for one in expected], rel=1e-5)
+        assert found["id"].n_unique() == table.height
+    with Store(champion) as store:
+        assert queries.counts(store).predictions == 2 * table.height
+
+
+def _json(table: pl.DataFrame) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).to_dicts()
+    return rows
+
+
+def test_a_csv_larger_than_a_body_may_be_is_worked_off_in_chunks(
+    champion: Settings, serving: Any, table: pl.DataFrame
+) -> None:
+    content = written(pl.concat([table] * 70), CSV)
+    tight = champion.serving.model_copy(update={"max_body_mb": 0.1, "max_rows": 10})
+    with serving(champion.model_copy(update={"serving": tight})) as client:
+        pieces = (content[place : place + 50_000] for place in range(0, len(content), 50_000))
+        found = read(post(client, pieces, CSV))
+        assert found.height == 70 * table.height
+        assert found["prediction"].to_list() == pytest.approx(found["prediction"].head(table.height).to_list() * 70)
+        assert post(client, content, PARQUET).status_code == 413
+
+
+def test_one_bad_row_refuses_all(client: httpx.Client, table: pl.DataFrame) -> None:
+    bad = table.with_columns(staff=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("many")).otherwise("staff"))
+    answer = post(client, written(bad, CSV), CSV)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["row"] == 7
+    assert "many" not in answer.text
+    assert post(client, written(table, CSV), CSV).status_code == 200
+
+
+def test_or_is_answered_with_its_reason_in_its_place(each: Settings, serving: Any, table: pl.DataFrame) -> None:
+    bad = table.with_columns(staff=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("many")).otherwise("staff"))
+    with serving(each) as client:
+        found = read(post(client, written(bad, CSV), CSV))
+        good = read(post(client, written(table, CSV), CSV))
+    assert found["error"].is_not_null().arg_true().to_list() == [7]
+    assert "staff must be an integer" in found["error"][7]
+    assert found["prediction"][7] is None
+    kept = pl.int_range(table.height, eager=True) != 7
+    assert found["prediction"].filter(kept).to_list() == pytest.approx(good["prediction"].filter(kept).to_list())
+
+
+def test_csv_of_many_kinds(client: httpx.Client, table: pl.DataFrame) -> None:
+    plain = written(table.head(3), CSV).decode()
+    expected = read(post(client, plain, CSV))["prediction"].to_list()
+    kinds = {
+        "semicolons": plain.replace(",", ";"),
+        "byte order mark": "\ufeff" + plain,
+        "Windows": plain.replace("\n", "\r\n"),
+        "quotes": "\n".join(",".join(f'"{field}"' for field in line.split(",")) for line in plain.splitlines()),
+        "empty line at the end": plain + "\n",
+    }
+    for name, text in kinds.items():
+        assert read(post(client, text.encode(), "text/csv; charset=utf-8"))["prediction"].to_list() == expected, name
+
+
+def test_tables_that_are_none(client: httpx.Client, table: pl.DataFrame) -> None:
+    good = written(table, CSV)
+    wrong: dict[str, tuple[bytes, str, int, str]] = {
+        "empty": (b"", CSV, 422, "shape"),
+        "no rows": (good.splitlines()[0], CSV, 422, "shape"),
+        "a column less": (written(table.drop("staff"), CSV), CSV, 422, "signature"),
+        "a field more": (good + b"1,2,3,4,5,6\n", CSV, 422, "shape"),
+        "a column twice": (good.replace(b"staff", b"open", 1), CSV, 422, "shape"),
+        "Latin-1": (good + "ü".encode("latin-1"), CSV, 400, "malformed"),
+        "an open quote": (good + b'"', CSV, 400, "malformed"),
+        "NUL": (b"\x00" * 100, CSV, 422, "shape"),
+        "no Parquet": (good, PARQUET, 400, "malformed"),
+        "cut Parquet": (written(table, PARQUET)[:-9], PARQUET, 400, "malformed"),
+        "no Arrow": (good, ARROW, 400, "malformed"),
+        "cut Arrow": (written(table, ARROW)[:-300], ARROW, 400, "malformed"),
+        "no Arrow rows": (written(table.clear(), ARROW), ARROW, 422, "shape"),
+    }
+    for name, (content, kind, status, code) in wrong.items():
+        answer = post(client, content, kind)
+        assert (answer.status_code, answer.json().get("code")) == (status, code), (name, answer.text)
+    assert post(client, good, CSV).status_code == 200
+
+
+def test_packed_columns_cannot_grow_without_limit(client: httpx.Client, table: pl.DataFrame) -> None:
+    target = io.BytesIO()
+    table.write_ipc_stream(target, compression="zstd")
+    assert post(client, target.getvalue(), ARROW).status_code == 415
+    many = pl.concat([table] * 3_334)
+    answer = post(client, written(many, PARQUET), PARQUET)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too-many-rows")
+
+
+def test_any_bytes_get_an_answer(client: httpx.Client, table: pl.DataFrame) -> None:
+    whole = written(table.head(5), ARROW)
+    for place in range(0, len(whole), 37):
+        spoilt = whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
+        assert post(client, spoilt, ARROW).status_code in (200, 400, 413, 415, 422), place
+    assert post(client, whole, ARROW).status_code == 200
