@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: demo test new try check sync lock pictures bench bench-swap bench-batch bench-serving environment team clean help
+.PHONY: demo test new try check sync lock pictures bench bench-swap bench-batch bench-serving bench-soak bench-overload environment team clean help
 
 demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
 	@$(BIN)/python scripts/render.py $(DEMO)
@@ -67,6 +67,12 @@ bench-batch: team ## Measure batches: pandas, ONNX Runtime, one and two workers,
 bench-serving: environment ## Measure the service beside MLflow, BentoML, FastAPI and others, and write benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/serving.py
 
+bench-overload: environment ## Ask the service for three times what it can do, and write benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/overload.py
+
+bench-soak: environment ## Send mixed traffic for an hour: is memory flat, is nothing lost; write benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/soak.py
+
 bench-swap: $(TOOLS)/.installed ## Measure 100 swaps of models at 500 requests a second, and write benchmarks/RESULTS.md
 	@$(BIN)/python benchmarks/swap.py
 
@@ -88,7 +94,7 @@ clean: ## Remove everything that these commands made
 	@rm -rf build
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(TOOLS)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

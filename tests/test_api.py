@@ -7,12 +7,15 @@ run, with more than 10,000: ``API_EXAMPLES=1000 build/tools/bin/python -m pytest
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from test_projects import run
 from test_real_models import service
 
@@ -119,3 +122,17 @@ def test_with_a_key_every_answer_is_as_documented_and_without_it_is_401(team, pr
         assert {"predict", "explain", "infer", "invocations", "metrics"} <= set(names)
         chosen = [f"--include-operation-id={name}" for name in names]
         caller.run("examples,fuzzing", (*FORM, *ACCEPTANCE), few, *chosen, refusals="401")
+
+
+@pytest.mark.slow
+def test_mixed_traffic_loses_nothing_while_the_champion_changes(team, project, tmp_path):
+    copy = Path(shutil.copytree(project, tmp_path / "project"))
+    command = [sys.executable, ROOT / "benchmarks/soak.py", "--minutes", "0.2", "--swap", "0.05"]
+    done = subprocess.run([*command, "--python", team, "--project", copy], capture_output=True, text=True, stdin=-3)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counted = {name: float(count) for name, count in re.findall(r"  (\D+?) (\d+)", done.stdout.splitlines()[-1])}
+    assert counted["requests"] > 500
+    assert counted["predictions"] > 1000
+    assert counted["swaps"] >= 2
+    assert (counted["failed"], counted["lost"], counted["logged without an answer"]) == (0, 0, 0)

@@ -15,7 +15,8 @@ from project.models.registry import CHAMPION, Registry
 from project.models.scorer import Scorer
 from project.monitoring.run import run
 from project.store.database import Store
-from project.store.queries import latest_checks, predictions_frame
+from project.store.frames import predictions_frame
+from project.store.queries import latest_checks
 from project.store.tables import feedback, predictions, quarantine, runs, traffic
 
 INPUTS = ["at", "temperature", "station", "staff", "open"]

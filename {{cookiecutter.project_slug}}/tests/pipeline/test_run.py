@@ -16,7 +16,8 @@ from project.models.scorer import Scorer
 from project.pipeline import manifest
 from project.pipeline.run import resume, run
 from project.store.database import Store
-from project.store.queries import predictions_frame, recent_runs
+from project.store.frames import predictions_frame
+from project.store.queries import recent_runs
 from project.store.tables import predictions
 
 INPUTS = ["at", "temperature", "station", "staff", "open"]

@@ -104,6 +104,12 @@ def test_other_sites_cannot_use_what_a_browser_remembers(locked: httpx.Client, k
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+def test_a_key_beside_the_token_of_a_gateway(locked: httpx.Client, key: str) -> None:
+    gateway = {"Authorization": "Bearer of-the-gateway"}
+    assert locked.get("/v1/model", headers=gateway | {"X-API-Key": key}).status_code == 200
+    assert locked.get("/v1/model", headers=gateway).status_code == 401
+
+
 def test_probes_need_no_key(locked: httpx.Client) -> None:
     assert locked.get("/health/live").status_code == 200
     assert locked.get("/health/ready").status_code == 200

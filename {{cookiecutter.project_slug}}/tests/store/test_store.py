@@ -13,7 +13,7 @@ from sqlalchemy import select
 from project.errors import ProjectError
 from project.settings import Settings
 from project.signature import Column, Signature
-from project.store import events, queries
+from project.store import events, frames, queries
 from project.store.database import Store
 from project.store.feedback import write
 from project.store.tables import feedback, metadata, model_events, runs
@@ -41,7 +41,7 @@ def test_events_come_out_as_typed_columns(settings: Settings) -> None:
         log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.0042))
         log.append(events.Request(1_700_000_030.0, "/v1/predict", 422, 99.0))
         log.close()
-        frame = queries.predictions_frame(store, SIGNATURE, "v1")
+        frame = frames.predictions_frame(store, SIGNATURE, "v1")
         assert frame["prediction"].to_list() == [4.0, 3.0, 2.0]
         assert frame["at"][0] == datetime(2026, 1, 1, tzinfo=UTC)
         assert queries.counts(store).predictions == 3
@@ -135,7 +135,7 @@ def test_a_trial_comes_out_beside_its_prediction(settings: Settings) -> None:
         log.append(events.Trial("p0", second, "v2", "shadow", 2.5, {"prediction": 3.0}))
         log.append(events.Trial("p1", second, "v2", "shadow", 0.5, error="ValueError"))
         log.close()
-        rows, first, other = queries.trials_frame(store, ("v1", SIGNATURE), ("v2", SIGNATURE), began)
+        rows, first, other = frames.trials_frame(store, ("v1", SIGNATURE), ("v2", SIGNATURE), began)
         assert rows.select("id", "latency_ms", "trial_ms", "a").row(0) == ("p0", 1.5, 2.5, 1.5)
         assert (first["prediction"].to_list(), other["prediction"].to_list()) == ([2.0], [3.0])
         assert queries.failed_trials(store, "v2", "shadow", began, until) == 1

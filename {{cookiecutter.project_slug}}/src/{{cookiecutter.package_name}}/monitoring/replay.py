@@ -21,6 +21,7 @@ from ..models.scorer import Scorer
 from ..signature import PREDICTION, Task
 from ..store import queries
 from ..store.database import Store
+from ..store.frames import predictions_frame
 from ..validation import ROW, check_frame
 
 LABELS = ("id", "time", "source")
@@ -86,7 +87,7 @@ def _logged(
     except ProjectError as error:
         refused[f"answered by {version}: {error}"] += queries.answering_versions(store, since)[version]
         return
-    frame = queries.predictions_frame(store, signature, version, since, limit)
+    frame = predictions_frame(store, signature, version, since, limit)
     if signature.task != bundle.signature.task:
         refused[f"answered by {version}, which has another task"] += frame.height
         return

@@ -12,7 +12,7 @@ import structlog
 from ..models.registry import CHAMPION, Registry
 from ..settings import Settings
 from ..store.database import Store
-from ..store.queries import predictions_frame
+from ..store.frames import predictions_frame
 from ..store.tables import checks as table
 from . import Check, State, drift, performance, quality
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import pkgutil
 import re
@@ -29,7 +30,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-HEAD_START = 0.3  # seconds for the first predictions, before the imports of the pages slow them down
 API_PATH = "/v1/"
 REFUSED = "refused"  # the route of what is no route: an address is anybody's text
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -50,7 +50,7 @@ class Service:
 
     Args:
         settings: of the project; `ProjectError` says that the store cannot be used.
-        pages: names of modules with pages; imported once predictions can be made, because that is slow.
+        pages: names of modules with pages; imported when the first is opened: most services open none.
 
     Attributes:
         short: the routes without named parts, by method and path: `server` answers short requests to them itself.
@@ -77,6 +77,7 @@ class Service:
         self._logged = predicts | {found.path for found in everything if found.path.startswith(API_PATH)}
         self.guard = Guard(settings, self.state.store)
         self._tracer = Tracer(settings)
+        self._pages: asyncio.Task[App] | None = None
         self._meters: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -214,10 +215,9 @@ class Service:
         try:
             async with self.state.running():
                 self._drain_first()
-                self._pages = asyncio.create_task(self._late())
+                gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-                self._pages.cancel()
         except ProjectError as error:  # what runs beside the routes cannot: its port is in use
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -238,8 +238,7 @@ class Service:
         if callable(ending):
             signal.signal(signal.SIGTERM, drain)
 
-    async def _late(self) -> App:
-        await asyncio.sleep(HEAD_START)
+    async def _site(self) -> App:
         pages = await asyncio.to_thread(importlib.import_module, ".pages", __package__)
         app: App = await asyncio.to_thread(pages.application, self.settings, self._modules)
         return app
@@ -259,6 +258,7 @@ class Service:
             await send(message)
 
         try:
+            self._pages = self._pages or asyncio.create_task(self._site())
             pages = await asyncio.shield(self._pages)
             await pages(inner, receive, sending)
         except Exception:  # FastAPI has answered 500 by now

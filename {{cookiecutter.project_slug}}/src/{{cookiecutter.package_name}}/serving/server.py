@@ -58,10 +58,12 @@ class Protocol(HttpToolsProtocol):
         self._begun: float | None = None  # when the request that is not whole yet began
         self._watch: Any = None
         self._closing = False
+        self._surplus = False  # whether this connection is one more than the service holds
 
     def connection_made(self, transport: Any) -> None:
         """Start to watch the connection."""
         super().connection_made(transport)
+        self._surplus = self._full()
         self._heard = self.loop.time()
         self._watch = self.loop.call_later(LOOK, self._look)
 
@@ -82,7 +84,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
-        if len(self.connections) > self.service.settings.serving.max_connections:
+        self._surplus = self._surplus and self._full()  # those that came before go on
+        if self._surplus:
             self._closing = True
             self._write(BUSY, ())
             return
@@ -152,6 +155,9 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if not alive:
             self.transport.close()
+
+    def _full(self) -> bool:
+        return len(self.connections) > self.service.settings.serving.max_connections
 
     def shutdown(self) -> None:
         """End once the request at hand is answered."""

@@ -18,7 +18,12 @@ MARKS = {"qmark": "?", "format": "%s", "pyformat": "%s"}
 
 
 def insert(
-    connection: Connection, table: Table, names: Sequence[str], rows: Sequence[tuple[Any, ...]], otherwise: str = ""
+    connection: Connection,
+    table: Table,
+    names: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    otherwise: str = "",
+    adds: str = "",
 ) -> None:
     """Insert rows; one whose key is there already is left as it is.
 
@@ -28,14 +33,17 @@ def insert(
         names: its columns, in the order of the values.
         rows: the values as the driver takes them; times go through `stored` first.
         otherwise: a column that decides: where it differs from what is there, the new row replaces the old.
+        adds: a column whose number is added to what is there.
     """
     if not rows:
         return
     columns = ", ".join(f'"{name}"' for name in names)
     mark = f"({', '.join([MARKS[connection.dialect.paramstyle]] * len(names))})"
     conflict = "ON CONFLICT DO NOTHING"
+    key = ", ".join(column.name for column in table.primary_key)
+    if adds:
+        conflict = f'ON CONFLICT ({key}) DO UPDATE SET "{adds}" = {table.name}."{adds}" + excluded."{adds}"'
     if otherwise:
-        key = ", ".join(column.name for column in table.primary_key)
         new = ", ".join(f'"{name}" = excluded."{name}"' for name in names)
         conflict = f'ON CONFLICT ({key}) DO UPDATE SET {new} WHERE {table.name}."{otherwise}" <> excluded."{otherwise}"'
     first = 0

@@ -212,15 +212,11 @@ def bucket(seconds: float) -> float:
 
 def add_traffic(connection: Connection, counts: Counter[tuple[float, str, int, float]]) -> None:
     """Add request counts, keyed by (minute as epoch seconds, route, status, bucket), to those stored."""
-    statement = upsert(connection, traffic)
-    statement = statement.on_conflict_do_update(
-        index_elements=list(traffic.primary_key), set_={"requests": traffic.c.requests + statement.excluded.requests}
-    )
+    stored = _moments(bulk.stored(connection, predictions))
     rows = [
-        {"minute": datetime.fromtimestamp(minute, UTC), "route": route, "status": status, "bucket": le, "requests": n}
-        for (minute, route, status, le), n in sorted(counts.items())  # sorted: two workers never deadlock
-    ]
-    connection.execute(statement, rows)
+        (stored(minute), *rest, number) for (minute, *rest), number in sorted(counts.items())
+    ]  # sorted: no deadlock
+    bulk.insert(connection, traffic, ("minute", "route", "status", "bucket", "requests"), rows, adds="requests")
 
 
 def record(store: Store, action: str, version: str, actor: str, **more: Any) -> None:

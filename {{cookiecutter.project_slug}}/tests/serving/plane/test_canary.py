@@ -21,7 +21,7 @@ from project.serving.plane import shadow as shadowing
 from project.serving.plane.canary import Seen, chosen, gather, weigh, withdraw
 from project.serving.plane.predictor import Predictor
 from project.settings import Canary, Settings
-from project.store import events, queries
+from project.store import events, frames, queries
 from project.store.database import Store
 
 PATH = "/v1/predict"
@@ -331,7 +331,7 @@ def test_the_shadow_answers_nobody_and_its_report_shows_the_difference(
     assert "station = harbour" in report
     with Store(champion) as store:
         contract = Registry(champion).load("champion").signature
-        rows, said, other = queries.trials_frame(store, (first, contract), (planted, contract), BEGAN)
+        rows, said, other = frames.trials_frame(store, (first, contract), (planted, contract), BEGAN)
     distance = (other["prediction"] - said["prediction"]).to_numpy()
     harbour = (rows["station"] == "harbour").to_numpy()
     assert distance[harbour] == pytest.approx(50, abs=15)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -76,3 +77,31 @@ def test_every_refusal_has_the_documented_form(client: httpx.Client) -> None:
         assert str(answer.status_code) in operation["responses"]
         jsonschema.validate(answer.json(), problem | {"components": document["components"]})
         assert answer.json()["status"] == answer.status_code
+
+
+def examples(operation: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give the types and values of all examples of an operation's body; one without body has one."""
+    if "requestBody" not in operation:
+        yield "", None
+        return
+    for kind, content in operation["requestBody"]["content"].items():
+        values = [one["value"] for one in content.get("examples", {}).values()]
+        for value in [*values, *([content["example"]] if "example" in content else [])]:
+            yield kind, value if isinstance(value, str) else json.dumps(value)
+
+
+def test_every_example_is_answered(client: httpx.Client) -> None:
+    answered = set()
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            given = [one for one in operation.get("parameters", []) if "example" in one]
+            address = path.format_map({one["name"]: one["example"] for one in given})
+            query = {one["name"]: one["example"] for one in given if one["in"] == "query"}
+            for kind, body in examples(operation):
+                headers = {"Content-Type": kind} if kind else {}
+                answer = client.request(method, address, params=query, content=body, headers=headers)
+                assert answer.status_code == 200, (method, address, answer.text)
+                answered.add((method, path, kind))
+    v2 = "/v2/models/{model}/versions/{version}/infer"
+    tried = {("post", path, "application/json") for path in (PATH, "/invocations", v2)}
+    assert tried | {("get", PATH, ""), ("post", PATH, "text/csv"), ("post", "/invocations", "text/csv")} <= answered

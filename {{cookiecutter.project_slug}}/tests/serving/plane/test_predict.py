@@ -19,7 +19,7 @@ from project.models.registry import Registry
 from project.models.scorer import Scorer
 from project.settings import Settings
 from project.signature import Column, Signature
-from project.store import queries
+from project.store import frames, queries
 from project.store.database import Store
 from project.validation import check_frame, explain, row_type
 
@@ -73,7 +73,7 @@ def test_every_prediction_and_request_is_in_the_log_when_the_service_ends(
         client.post(PATH, json={"row": {}})
     signature = Registry(champion).load("champion").signature
     with Store(champion) as store:
-        logged = queries.predictions_frame(store, signature, made["model_version"])
+        logged = frames.predictions_frame(store, signature, made["model_version"])
         traffic = queries.traffic_series(store, *_around_now())
     assert set(logged["id"]) == {made["id"], *(entry["id"] for entry in many["predictions"])}
     assert logged.filter(pl.col("id") == made["id"])["prediction"][0] == pytest.approx(made["prediction"])

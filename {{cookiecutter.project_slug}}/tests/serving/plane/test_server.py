@@ -148,11 +148,14 @@ def test_more_connections_than_it_holds_are_told_to_come_again(champion: Setting
         for one in held:
             one.sendall(request(b"", method="GET", path="/health/live"))
             assert answers(one, 1)[0][0] == 200
+        held.append(socket.create_connection(address, timeout=30))  # one more, which asks for nothing
         for method, path in (("GET", "/health/live"), ("GET", "/status"), ("POST", PATH)):
             with socket.create_connection(address, timeout=30) as late:
                 late.sendall(request(b"", method=method, path=path))
                 status, headers, body = answers(late, 1)[0]
                 assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "1", "busy")
+                held[0].sendall(request(b"", method="GET", path="/health/live"))
+                assert answers(held[0], 1)[0][0] == 200
         for one in held:
             one.close()
         until(lambda: httpx.get(f"{client.base_url}/health/live", trust_env=False).status_code == 200)

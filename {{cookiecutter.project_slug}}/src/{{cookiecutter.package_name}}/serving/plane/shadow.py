@@ -77,7 +77,9 @@ def report(store: Store, registry: Registry, shadow: Alias) -> list[str]:
     champion, other = registry.load(CHAMPION), registry.load(shadow.version)
     since = datetime.fromisoformat(shadow.since)
     contracts = [(one.version, one.signature) for one in (champion, other)]
-    rows, first, second = queries.trials_frame(store, contracts[0], contracts[1], since)
+    from ...store.frames import trials_frame  # late: the service reports nothing
+
+    rows, first, second = trials_frame(store, contracts[0], contracts[1], since)
     errors = queries.failed_trials(store, shadow.version, SHADOW, since, datetime.now(since.tzinfo))
     said = [f"shadow {shadow.version} beside champion {champion.version} since {shadow.since}"]
     said.append(f"{rows.height} rows answered by both, {errors} rows failed on by the shadow")

@@ -16,7 +16,6 @@ import structlog
 from ...errors import ProjectError
 from ...features import utc
 from ...store.history import Logged, Wanted, page
-from ...store.queries import unpacked
 from ..answers import API, JSON, Answer, Call, Refused, Route, Routes, problem
 from ..state import State
 
@@ -96,6 +95,8 @@ def _shown(one: Logged) -> dict[str, Any]:
 def _table(state: State, found: Sequence[Logged], kind: str) -> bytes:
     """Return a table with the columns of the model in service: those that another version lacks are empty."""
     import polars as pl
+
+    from ...store.frames import unpacked
 
     texts = {name: pl.String for name in ("id", "model_version", "source", "inputs", "output", "actual")}
     schema = {name: texts.get(name, pl.Float64) for name in Logged._fields} | {"time": pl.Datetime("us", "UTC")}

@@ -156,4 +156,4 @@ def _key(sent: Sent, page: bool) -> bytes:
             return base64.b64decode(key).partition(b":")[2]
         except ValueError:
             return b""
-    return (key if kind == b"bearer" else header or b"").strip()
+    return (header or (key if kind == b"bearer" else b"")).strip()  # a gateway may need Authorization for itself
