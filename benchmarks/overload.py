@@ -19,10 +19,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 from common import ROOT, write
-from served import prepare, rows, service, stop
+from served import path, prepare, rows, service, stop
 from serving import memory
 from soak import tell
 
@@ -238,8 +237,8 @@ def main() -> int:
     """Overload the service in several ways; return the exit code."""
     parser = argparse.ArgumentParser(description="Ask the service for three times what it can do.")
     parser.add_argument("--seconds", type=float, default=FULL, help="of each load")
-    parser.add_argument("--python", type=Path, default=ROOT / "build/env/bin/python", help="of the project")
-    parser.add_argument("--project", type=Path, help="one that has a champion; otherwise a new one")
+    parser.add_argument("--python", type=path, default=ROOT / "build/env/bin/python", help="of the project")
+    parser.add_argument("--project", type=path, help="one that has a champion; otherwise a new one")
     chosen = parser.parse_args()
     for ending in (signal.SIGTERM, signal.SIGHUP):  # the service ends with this process
         signal.signal(ending, lambda *_: sys.exit(1))

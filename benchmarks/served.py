@@ -27,6 +27,11 @@ STEPS = (
 )
 
 
+def path(text: str) -> Path:
+    """Read a path of the command line; a link to a Python stays one."""
+    return Path(text).absolute()
+
+
 def environment(project: Path) -> dict[str, str]:
     """Return the environment in which a project runs from its sources."""
     return surroundings() | {"PYTHONPATH": str(project / "src")}

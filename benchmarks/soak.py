@@ -28,13 +28,14 @@ from urllib.parse import urlencode
 
 from common import ROOT, write
 from peers import SLUG, as_v2
-from served import environment, prepare, rows, service, stop
+from served import environment, path, prepare, rows, service, stop
 from serving import DEADLINE, memory
 from swap import PREPARE, served_version
 
 FULL = 60.0  # minutes of a run that is written down
 CALLERS, MANY, TABLE = 8, 10, 20  # connections, and rows of a request that has many, and of a table
 JSON, CSV = "application/json", "text/csv"
+PATH = "/v1/predict"
 SEED = 1
 
 Rows = Sequence[dict[str, Any]]
@@ -109,25 +110,24 @@ def as_csv(chosen: Rows) -> bytes:
 
 def traffic(known: Rows, recent: Sequence[str], seed: int) -> Iterator[Request]:
     """Give requests without end, the same for the same seed but for the ids of feedback."""
-    chance, path = random.Random(seed), "/v1/predict"
-    row = known[0]
+    chance, row = random.Random(seed), known[0]
     bad = (
-        post(path, b'{"row": ', nothing, 4),
-        post(path, b'{"row": \xff\x00}', nothing, 4),
-        post(path, b"[" * 20_000, nothing, 4),
-        post(path, b'{"row": ' + json.dumps(dict.fromkeys(row, math.nan)).encode() + b"}", nothing, 4),
-        post(path, {"row": row | {"foreign": 1}}, nothing, 4),
-        post(path, {"row": dict.fromkeys(row, "text")}, nothing, 4),
-        post(path, {"rows": [row, {}]}, nothing, 4),
-        post(path, {"row": row}, nothing, 4, "text/plain"),
+        post(PATH, b'{"row": ', nothing, 4),
+        post(PATH, b'{"row": \xff\x00}', nothing, 4),
+        post(PATH, b"[" * 20_000, nothing, 4),
+        post(PATH, b'{"row": ' + json.dumps(dict.fromkeys(row, math.nan)).encode() + b"}", nothing, 4),
+        post(PATH, {"row": row | {"foreign": 1}}, nothing, 4),
+        post(PATH, {"row": dict.fromkeys(row, "text")}, nothing, 4),
+        post(PATH, {"rows": [row, {}]}, nothing, 4),
+        post(PATH, {"row": row}, nothing, 4, "text/plain"),
         post("/v1/feedback", {"id": 1}, nothing, 4),
         post("/nowhere", b"", nothing, 4),
     )
     makers: dict[Callable[[], Request], float] = {
-        lambda: post(path, {"row": chance.choice(known)}, one): 60,
-        lambda: post(path, {"rows": chance.sample(known, MANY)}, many): 10,
-        lambda: post(path, as_csv(chance.sample(known, TABLE)), table, kind=CSV): 5,
-        lambda: Request("GET", f"{path}?{_query(chance.choice(known))}", None, JSON, 200, one): 8,
+        lambda: post(PATH, {"row": chance.choice(known)}, one): 60,
+        lambda: post(PATH, {"rows": chance.sample(known, MANY)}, many): 10,
+        lambda: post(PATH, as_csv(chance.sample(known, TABLE)), table, kind=CSV): 5,
+        lambda: Request("GET", f"{PATH}?{_query(chance.choice(known))}", None, JSON, 200, one): 8,
         lambda: post(f"/v2/models/{SLUG}/infer", as_v2([chance.choice(known)]), tensors): 5,
         lambda: chance.choice(bad): 5,
         lambda: post("/v1/feedback", {"id": chance.choice(recent), "actual": 1.0}, kept) if recent else bad[0]: 5,
@@ -321,8 +321,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=FULL)
     parser.add_argument("--rate", type=float, default=100, help="requests a second")
     parser.add_argument("--swap", type=float, default=5, help="minutes between swaps of the champion; 0: none")
-    parser.add_argument("--python", type=Path, default=ROOT / "build/env/bin/python", help="of the project")
-    parser.add_argument("--project", type=Path, help="one that has a champion; otherwise a new one")
+    parser.add_argument("--python", type=path, default=ROOT / "build/env/bin/python", help="of the project")
+    parser.add_argument("--project", type=path, help="one that has a champion; otherwise a new one")
     chosen = parser.parse_args()
     for ending in (signal.SIGTERM, signal.SIGHUP):  # the service ends with this process
         signal.signal(ending, lambda *_: sys.exit(1))

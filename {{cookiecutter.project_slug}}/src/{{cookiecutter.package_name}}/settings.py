@@ -82,7 +82,8 @@ class Serving(Section):
     A request has at most ``max_body_mb`` of body, unpacked, and ``max_rows``; a table (CSV, Parquet, Arrow) may have
     ``max_upload_mb``, which goes by way of a temporary file. It must be there within ``body_seconds``; a connection
     may be silent for ``idle_seconds``. Each worker holds ``max_connections`` and up to ``queue`` requests that wait for
-    a thread, and refuses more. On SIGTERM it says for ``drain_seconds`` that it is not ready, before it ends.
+    a thread; it refuses more, and those that waited for ``wait_seconds``. On SIGTERM it says for ``drain_seconds`` that
+    it is not ready, before it ends.
 
     ``failures`` says what becomes of rows that do not fit: nothing is predicted (``request``), or the others are
     (``row``). ``batching`` scores rows of several requests together, up to ``batch_rows``: ``auto`` where that pays.
@@ -103,6 +104,7 @@ class Serving(Section):
     max_rows: Count = 10_000
     max_connections: Count = 1_000
     queue: Count = 128
+    wait_seconds: Positive = 1.0
     body_seconds: Positive = 60
     idle_seconds: Positive = 20
     drain_seconds: Annotated[float, Field(ge=0)] = 0.5

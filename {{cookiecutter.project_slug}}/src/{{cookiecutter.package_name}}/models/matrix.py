@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -18,6 +19,9 @@ from .runtimes.onnx import Feature
 MANY = 64  # rows from which on columns are faster
 MISSING = int(np.iinfo(np.int64).min)
 EPOCH, MICRO = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+# A number beyond float32 becomes infinite, as it does in a table; to say so for each row costs more than the row.
+warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
 
 Fill = Callable[[Array, Sequence[Any]], None]
 
@@ -40,13 +44,12 @@ class Matrix:
 
     def __call__(self, rows: Sequence[Any]) -> Array:
         """Return the matrix; what is missing is NaN, and what is beyond the type infinite, as in a table."""
-        with np.errstate(over="ignore"):
-            if len(rows) < MANY:
-                return np.array([self._row(row) for row in rows], self._dtype)
-            matrix = np.zeros((len(rows), self._shape), self._dtype)
-            for fill in self._fills:
-                fill(matrix, rows)
-            return matrix
+        if len(rows) < MANY:
+            return np.array([self._row(row) for row in rows], self._dtype)
+        matrix = np.zeros((len(rows), self._shape), self._dtype)
+        for fill in self._fills:
+            fill(matrix, rows)
+        return matrix
 
     def _compiled(self, wanted: Sequence[Feature]) -> Callable[[Any], tuple[Any, ...]]:
         """Compile the function that takes the features out of one row.

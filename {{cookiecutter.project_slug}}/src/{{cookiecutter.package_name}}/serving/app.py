@@ -31,6 +31,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 API_PATH = "/v1/"
+TURN = 0.05  # seconds between looks at how far the loop is behind
 REFUSED = "refused"  # the route of what is no route: an address is anybody's text
 SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
@@ -54,6 +55,7 @@ class Service:
 
     Attributes:
         short: the routes without named parts, by method and path: `server` answers short requests to them itself.
+        turned: `time.perf_counter` when the loop last came round to what is not a request.
     """
 
     def __init__(self, settings: Settings, pages: Sequence[str] = ()) -> None:
@@ -78,6 +80,7 @@ class Service:
         self.guard = Guard(settings, self.state.store)
         self._tracer = Tracer(settings)
         self._pages: asyncio.Task[App] | None = None
+        self.turned = time.perf_counter()
         self._meters: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -215,6 +218,7 @@ class Service:
         try:
             async with self.state.running():
                 self._drain_first()
+                self._turn(asyncio.get_running_loop())
                 gc.freeze()  # what is loaded by now stays: no collection needs to look at it again
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
@@ -223,6 +227,10 @@ class Service:
             return
         await asyncio.to_thread(self._tracer.close)
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.turned = time.perf_counter()
+        loop.call_later(TURN, self._turn, loop)
 
     def _drain_first(self) -> None:
         """Say for a while that the service is not ready, before SIGTERM ends it: a load balancer looks elsewhere."""

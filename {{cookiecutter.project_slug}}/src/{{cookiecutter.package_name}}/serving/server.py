@@ -9,6 +9,7 @@ holds that both ways give the same answers.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ class Protocol(HttpToolsProtocol):
         self._begun: float | None = None  # when the request that is not whole yet began
         self._watch: Any = None
         self._closing = False
+        self._patience = self.service.settings.serving.wait_seconds
         self._surplus = False  # whether this connection is one more than the service holds
 
     def connection_made(self, transport: Any) -> None:
@@ -121,6 +123,8 @@ class Protocol(HttpToolsProtocol):
         started = time.perf_counter()
         if isinstance(self._sender, Answer):
             answer: Any = self._sender
+        elif route.scope == "predict" and started - self.service.turned > self._patience:
+            answer = BUSY  # so many came at once that the loop has not come round since
         else:
             query = self.url.partition(b"?")[2]
             method = self.parser.get_method().decode()
@@ -144,14 +148,11 @@ class Protocol(HttpToolsProtocol):
 
     def _write(self, answer: Answer, shared: Headers) -> None:
         alive = not self._closing and self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
-        named = [*self.server_state.default_headers, *shared]
-        if answer.headers is not API:
-            named += answer.headers
-        lines = b"".join([b"%s: %s\r\n" % header for header in named])
-        common = COMMON if answer.headers is API else b""
+        common = COMMON if answer.headers is API else _lines(answer.headers)
+        named = (STATUS[answer.status], answer.kind, len(answer.body), _lines(self.server_state.default_headers))
         last = b"\r\n" if alive else b"connection: close\r\n\r\n"
-        head = b"%scontent-type: %s\r\ncontent-length: %d\r\n" % (STATUS[answer.status], answer.kind, len(answer.body))
-        self.transport.write(b"".join((head, common, lines, last, answer.body)))
+        parts = (b"%scontent-type: %s\r\ncontent-length: %d\r\n%s" % named, common, _lines(shared), last, answer.body)
+        self.transport.write(b"".join(parts))
         self.server_state.total_requests += 1
         if not alive:
             self.transport.close()
@@ -191,4 +192,8 @@ class Protocol(HttpToolsProtocol):
             self._watch = self.loop.call_later(LOOK, self._look)
 
 
-COMMON = b"".join([b"%s: %s\r\n" % header for header in API])
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%s: %s\r\n" % header for header in headers])
+
+
+COMMON = _lines(API)

@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
 
-from project.serving import server
+from project.serving import plane, server
 from project.settings import Settings
 from project.store import queries
 from project.store.database import Store
@@ -192,6 +193,39 @@ def test_more_work_than_it_holds_is_refused_and_it_recovers(
                 assert answers(one, 1)[0][0] == 500
         monkeypatch.undo()
         assert client.post(PATH, content=large).status_code == 200
+
+
+def test_requests_that_waited_too_long_are_refused(
+    champion: Settings, serving: Any, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    """Whether they wait for a thread, or for the loop, which one of them holds up."""
+    hasty = champion.serving.model_copy(update={"wait_seconds": 0.05})
+    go, begun = threading.Event(), threading.Semaphore(0)
+    predict = plane._predict
+
+    def slow(*arguments: Any) -> Any:
+        begun.release()
+        go.wait(30)
+        return predict(*arguments)
+
+    many, one = (json.dumps(body).encode() for body in ({"rows": [row] * 400}, {"row": row}))
+    with serving(champion.model_copy(update={"serving": hasty})) as client:
+        for in_a_thread in (True, False):
+            go.clear()
+            monkeypatch.setattr(plane, "_predict", slow)
+            with connected(client) as first, connected(client) as second:
+                first.sendall(request(many) if in_a_thread else request(one) * 2)
+                assert begun.acquire(timeout=30)
+                if in_a_thread:
+                    second.sendall(request(many))
+                late = monotonic() + 0.2
+                until(lambda late=late: monotonic() > late)
+                go.set()
+                found = [*answers(first, 1), *answers(second, 1)] if in_a_thread else answers(first, 2)
+            assert [status for status, _, _ in found] == [200, 503]
+            assert found[1][1]["retry-after"] == "1"
+            monkeypatch.undo()
+            until(lambda: client.post(PATH, json={"row": row}).status_code == 200)
 
 
 def test_sigterm_says_not_ready_before_it_ends(champion: Settings, served: Any, until: Any) -> None:

@@ -47,7 +47,7 @@ class Plane:
     def __init__(self, state: State) -> None:
         settings = state.settings.serving
         self._state, self._shadow = state, Shadow(state)
-        self._queue, self._waiting = settings.queue, 0
+        self._queue, self._waiting, self._patience = settings.queue, 0, settings.wait_seconds
         self._one = ThreadPoolExecutor(1, "predict")  # what holds the interpreter: two would only take turns
         self._many = ThreadPoolExecutor(settings.batch_rows, "batch")  # what waits for a batch
         state.prepare = lambda bundle: Predictor(bundle, state.events, settings)
@@ -80,12 +80,17 @@ class Plane:
         return predictor
 
     async def apart(self, pool: ThreadPoolExecutor | None, work: Callable[..., Answer], *arguments: Any) -> Answer:
-        """Work in a thread (None: the one for what is large), unless ``serving.queue`` requests wait for that."""
+        """Work in a thread (None: the one for what is large), unless too many wait for that, or it comes too late."""
         if self._waiting >= self._queue:
             return BUSY
         self._waiting += 1
+        until = time.perf_counter() + self._patience
+
+        def begin() -> Answer:
+            return BUSY if time.perf_counter() > until else work(*arguments)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool or self._one, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(pool or self._one, begin)
         finally:
             self._waiting -= 1
 
