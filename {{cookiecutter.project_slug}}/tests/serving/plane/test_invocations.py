@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from project.models.registry import Registry
+from project.models.runtimes.original import to_pandas
 from project.settings import Settings
 from project.signature import Signature
 from project.store import queries
@@ -70,7 +71,7 @@ def test_a_classification_gives_labels(classifier: Settings, serving: Any, row: 
 def test_csv_and_what_pandas_writes_into_it(client: httpx.Client, rows: Any) -> None:
     table = rows.head(10).drop("hires", "busy")
     native = client.post("/v1/predict", json={"rows": json.loads(table.write_json())}).json()["predictions"]
-    for text in (table.write_csv(), table.to_pandas().to_csv()):
+    for text in (table.write_csv(), to_pandas(table).to_csv()):
         answer = client.post(PATH, content=text, headers={"Content-Type": "text/csv; charset=utf-8"})
         assert answer.json()["predictions"] == [one["prediction"] for one in native]
 
