@@ -47,7 +47,9 @@ class Prediction(BaseModel):
 async def predict(row: Row) -> Prediction:
     """Predict one row."""
     values = row.model_dump()
-    numeric = np.array([[values[name] for name in manifest["numeric"]]], manifest["dtype"])
-    text = np.array([[values[name] for name in manifest["text"]]], object)
-    result = session.run([output], {"numeric": numeric, "text": text})[0]
+    row = [values[one] if isinstance(one, str) else values[one[0]] == one[1] for one in manifest["numeric"]]
+    feed = {"numeric": np.array([row], manifest["dtype"])}
+    if manifest["text"]:
+        feed["text"] = np.array([[values[name] for name in manifest["text"]]], object)
+    result = session.run([output], feed)[0]
     return Prediction(prediction=float(result.ravel()[0]))
