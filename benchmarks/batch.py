@@ -55,13 +55,12 @@ def by_pandas(data: Path, out: Path) -> float:
 
 def by_onnx(data: Path, out: Path) -> float:
     """The least that any way around this session can take: its runs alone, over arrays made before."""
-    import numpy as np
+    from bike_demand.models.runtimes.onnx import matrices
 
-    runtime, frames = _scorer()._runtime, _frames(data)
-    seconds = 0.0
-    for frame in frames:
-        numeric = np.column_stack([frame[name].cast(float).to_numpy() for name in runtime.numeric]).astype(np.float32)
-        text = np.column_stack([frame[name].fill_null("").to_numpy() for name in runtime.text]).astype(object)
+    runtime, seconds = _scorer()._runtime, 0.0
+    for frame in _frames(data):
+        ready = matrices(frame, runtime.numeric, runtime.text, runtime.dtype)
+        numeric, text = ready.get("numeric"), ready.get("text")
         start = time.perf_counter()
         runtime.run(numeric, text)
         seconds += time.perf_counter() - start

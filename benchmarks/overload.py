@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import gc
 import json
-import signal
 import statistics
 import sys
 import time
@@ -20,8 +19,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
-from common import ROOT, write
-from served import path, prepare, rows, service, stop
+from common import write
+from served import choose, rows, service, stop
 from serving import memory
 from soak import tell
 
@@ -237,17 +236,12 @@ def main() -> int:
     """Overload the service in several ways; return the exit code."""
     parser = argparse.ArgumentParser(description="Ask the service for three times what it can do.")
     parser.add_argument("--seconds", type=float, default=FULL, help="of each load")
-    parser.add_argument("--python", type=path, default=ROOT / "build/env/bin/python", help="of the project")
-    parser.add_argument("--project", type=path, help="one that has a champion; otherwise a new one")
-    chosen = parser.parse_args()
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # the service ends with this process
-        signal.signal(ending, lambda *_: sys.exit(1))
-    project = chosen.project or prepare(chosen.python, "overload")
+    chosen, project = choose(parser, "overload")
     known, found = rows(project), list[dict[str, object]]()
     gc.disable()  # its own pauses would look like the service's
     for name, count in LOADS.items():
         body = json.dumps({"rows": [known[place % len(known)] for place in range(count)]})
-        request = f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        request = f"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
         with service(chosen.python, project) as (process, port):
             found.append(asyncio.run(overload(name, port, request, partial(memory, process.pid), chosen.seconds)))
             found[-1]["exit code"] = stop(process)

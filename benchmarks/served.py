@@ -1,5 +1,6 @@
 """What the soak and the overload share: a project with a champion, rows to send, and its service on loopback."""
 
+import argparse
 import csv
 import http.client
 import json
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, free_port
+from common import ROOT, end_together, free_port
 from peers import BENCH, PACKAGE, SLUG, Command
 from serving import DEADLINE, PAUSE, family, surroundings
 
@@ -27,9 +28,18 @@ STEPS = (
 )
 
 
-def path(text: str) -> Path:
-    """Read a path of the command line; a link to a Python stays one."""
-    return Path(text).absolute()
+def choose(parser: argparse.ArgumentParser, name: str) -> tuple[argparse.Namespace, Path]:
+    """Read the command line; return what it says, and the project: the one it names, or a new one.
+
+    Args:
+        parser: with the arguments of one benchmark; those of all are added.
+        name: of a new project's folder.
+    """
+    parser.add_argument("--python", type=_path, default=ROOT / "build/env/bin/python", help="of the project")
+    parser.add_argument("--project", type=_path, help="one that has a champion; otherwise a new one")
+    chosen = parser.parse_args()
+    end_together()
+    return chosen, chosen.project or prepare(chosen.python, name)
 
 
 def environment(project: Path) -> dict[str, str]:
@@ -99,6 +109,10 @@ def stop(process: subprocess.Popen[bytes]) -> int:
         return process.wait(GRACE)
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL
+
+
+def _path(text: str) -> Path:
+    return Path(text).absolute()  # a link to a Python stays one
 
 
 def _ready(port: int) -> bool:

@@ -6,6 +6,7 @@ are compared. Nothing is asserted but that answers are right: it is a measuremen
 
 import argparse
 import http.client
+import http.server
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import sqlite3
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import peers
-from common import ROOT, free_port, write
+from common import ROOT, end_together, free_port, write
 from peers import FOLDER, MODEL, PROJECT, STORE, Load, Peer
 
 DEADLINE, PAUSE = 180.0, 0.02  # seconds until a server must have answered, and between two questions whether it does
@@ -93,9 +95,29 @@ def post(port: int, path: str, body: bytes) -> tuple[int, bytes]:
         connection.close()
 
 
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes traces, and forgets them."""
+
+    def do_POST(self) -> None:
+        """Answer as an OpenTelemetry collector does."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, form: str, *values: object) -> None:
+        """Say nothing."""
+
+
+def collector() -> int:
+    """Take traces as long as this process runs; return the port."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+
+
 def every(python: Path, bundle: Path, rows: dict[str, Any], only: str | None) -> dict[str, Peer]:
     """Return the servers to measure, installed, and with the model in the form that they take."""
-    own = peers.ours(python)
+    own = peers.ours(python, collector())
     if only in own:
         return {only: own[only]}
     port = free_port()
@@ -338,8 +360,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if missing := [tool for tool in ("wrk", "taskset") if not shutil.which(tool)]:
         raise SystemExit(f"error: {missing[0]} makes the load: install it (Debian has the packages wrk and util-linux)")
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # servers end with this process
-        signal.signal(ending, lambda *_: sys.exit(1))
+    end_together()
     rows, bundle = prepare(chosen.python)
     servers = every(chosen.python, bundle, rows, chosen.only)
     done: Done = defaultdict(list)
@@ -353,8 +374,6 @@ def main() -> int:
         print(f"round {number + 1} of {chosen.rounds} is done", flush=True)
     if not servers:
         return 1
-    if "traced" not in servers and not chosen.only:
-        print("what log, metrics and traces cost is not measured: see BARE and TRACED in benchmarks/peers/__init__.py")
     sections = beside(done, servers), alone(done)
     for line in (*sections[0], *sections[1]):
         print("  ".join(f"{name} {value}" for name, value in line.items()))

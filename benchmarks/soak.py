@@ -12,7 +12,6 @@ import io
 import json
 import math
 import random
-import signal
 import sqlite3
 import statistics
 import subprocess
@@ -26,9 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from common import ROOT, write
+from common import write
 from peers import SLUG, as_v2
-from served import environment, path, prepare, rows, service, stop
+from served import choose, environment, rows, service, stop
 from serving import DEADLINE, memory
 from swap import PREPARE, served_version
 
@@ -321,12 +320,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=FULL)
     parser.add_argument("--rate", type=float, default=100, help="requests a second")
     parser.add_argument("--swap", type=float, default=5, help="minutes between swaps of the champion; 0: none")
-    parser.add_argument("--python", type=path, default=ROOT / "build/env/bin/python", help="of the project")
-    parser.add_argument("--project", type=path, help="one that has a champion; otherwise a new one")
-    chosen = parser.parse_args()
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # the service ends with this process
-        signal.signal(ending, lambda *_: sys.exit(1))
-    project = chosen.project or prepare(chosen.python, "soak")
+    chosen, project = choose(parser, "soak")
     found = soak(chosen.python, project, chosen.minutes, chosen.rate, chosen.swap)
     tell(found)
     if chosen.minutes >= FULL and not chosen.project:

@@ -173,7 +173,7 @@ def figure(what: str, rounds: list[list[Answered]], followed: list[float]) -> di
 def measure(project: Path, swaps: int, rounds: int) -> list[dict[str, object]]:
     """Measure a project's service in alternating rounds: in peace, swapping to new versions, and back and forth."""
     port, body = free_port(), json.dumps({"row": first_row(project)})
-    request = f"POST /v1/predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+    request = f"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
     command = [str(project / ".venv/bin/python"), "-c", PREPARE, str(swaps)]
     registry = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert registry.stdin is not None

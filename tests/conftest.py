@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import ENGINES, ROOT, TEMPLATE, commit, copy_work_tree, needs
+from transfers import Start
 
 __all__ = ["needs"]
 
@@ -111,3 +114,31 @@ def team() -> Path:
     if not python.is_file() or lock.read_bytes() != (ROOT / "tests/team.lock").read_bytes():
         pytest.fail("build/team is missing or out of date: run `make team`", pytrace=False)
     return Path(os.path.abspath(python))
+
+
+@pytest.fixture
+def start(team: Path, default_project: Path, tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a script in the team's environment, in a copy of the project."""
+    folder, begun = tmp_path / "project", list[subprocess.Popen[str]]()
+    shutil.copytree(default_project, folder)
+
+    def once(script: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": str(folder / "src"), **variables}
+        begun.append(
+            subprocess.Popen(
+                [team, "-c", script, *map(str, arguments)],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return begun[-1]
+
+    yield once
+    for one in begun:
+        if one.poll() is None:
+            one.kill()
+        one.communicate()

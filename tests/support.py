@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ def needs_module(python: Path, *modules: str) -> None:
     if missing:
         reason = f"needs {', '.join(missing)} in {python.parents[1]}: .ci/run says how to get it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -4,13 +4,12 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
-from support import ROOT, needs
+from support import ROOT, free_port, needs
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SERVE = re.compile(r"^([\w-]+ serve)$", re.MULTILINE)
@@ -46,8 +45,7 @@ def typed(default_project, environment, tmp_path):
     for name, command in {"your-project": "-m bike_demand", "bike-demand": "-m bike_demand", "python": ""}.items():
         (programs / name).write_text(f'#!/bin/sh\nexec "{environment}" {command} "$@"\n')
         (programs / name).chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     variables = {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(project / "src"),

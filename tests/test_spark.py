@@ -5,14 +5,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import needs
+from support import free_port, needs
 
 ROWS, CHUNK_ROWS = 20_000, 100
 DEADLINE = 180.0
@@ -146,16 +145,11 @@ def test_a_cluster_that_loses_a_worker_publishes_the_same_bytes(team, project, c
     assert "20,000 rows in" in told()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_spark_connect_publishes_the_same_bytes(team, project, tmp_path):
     """A driver that only speaks to a server, as to Databricks or another remote cluster."""
     found = subprocess.run([team, "-c", "import pyspark; print(pyspark.__path__[0])"], capture_output=True, text=True)
-    home, port = Path(found.stdout.strip()), _free_port()
+    home, port = Path(found.stdout.strip()), free_port()
     server = [home / "bin/spark-submit", "--class", "org.apache.spark.sql.connect.service.SparkConnectServer"]
     options = {"grpc.binding.port": port, "grpc.binding.address": "127.0.0.1"}
     options = {f"spark.connect.{name}": value for name, value in options.items()} | {"spark.ui.enabled": "false"}

@@ -27,10 +27,9 @@ OURS, NAIVE = "this project", "FastAPI + scikit-learn as most people write it"
 CONVERTED = {"MODELS__REGISTRY": "data/models"}
 ORIGINAL = {"MODELS__REGISTRY": "data/originals", "MODELS__PARITY_TOLERANCE": "1e-15"}
 
-# What log, metrics and traces cost is measured as soon as settings can leave them out, and trace a share of the
-# requests: name here the variables of the environment that do so.
-BARE: dict[str, str] = {}
-TRACED: dict[str, str] = {}
+# One request in a hundred is traced, and sent to who takes traces here.
+TRACED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 Rows = list[dict[str, Any]]
 Command = list[str | Path]
@@ -130,14 +129,19 @@ def serve(python: Path, *options: str) -> Callable[[int], Command]:
     return lambda port: [python, "-m", PACKAGE, "serve", "--port", str(port), *options]
 
 
+def bare(python: Path) -> Callable[[int], Command]:
+    """Return what starts it without log and metrics."""
+    return lambda port: [python, HERE / "bare.py", "serve", "--port", str(port)]
+
+
 def project(settings: Mapping[str, str] = MappingProxyType({}), store: Path = STORE) -> dict[str, str]:
     """Return the environment for this project, with settings by the names that they have there after the prefix."""
     values = {"STORE__URL": f"sqlite:///{store}", **settings}
     return {"PYTHONPATH": str(PROJECT / "src")} | {f"{PREFIX}{name}": value for name, value in values.items()}
 
 
-def ours(python: Path) -> dict[str, Peer]:
-    """Return the service, as it comes and otherwise."""
+def ours(python: Path, collector: int = 0) -> dict[str, Peer]:
+    """Return the service, as it comes and otherwise; traces go to a port of this machine."""
     loads = (
         SINGLE,
         Load("one connection", ROW, 1),
@@ -153,9 +157,9 @@ def ours(python: Path) -> dict[str, Peer]:
         "one": Peer("one worker", one, (SINGLE,), environment=project(), pinned=False),
         "two": Peer("two workers", serve(python, "--workers", "2"), (SINGLE,), environment=project(), pinned=False),
     }
-    if BARE and TRACED:
-        found["bare"] = Peer("no log, metrics, traces", one, (SINGLE,), environment=project() | BARE)
-        found["traced"] = Peer("log, metrics, traces", one, (SINGLE,), environment=project() | TRACED)
+    traced = TRACED | {COLLECTOR: f"http://127.0.0.1:{collector}"}
+    found["bare"] = Peer("no log, metrics, traces", bare(python), (SINGLE,), environment=project())
+    found["traced"] = Peer("log, metrics, traces", one, (SINGLE,), environment=project() | traced)
     return found
 
 

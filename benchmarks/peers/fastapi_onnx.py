@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from fastapi import FastAPI
-from pydantic import BaseModel
+from rentals import Prediction, Row
 
 bundle = Path(os.environ["MODEL"])
 manifest = json.loads((bundle / "bundle.json").read_text())
@@ -18,29 +18,6 @@ options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = onnxruntime.InferenceSession(bundle / "model.onnx", options, providers=["CPUExecutionProvider"])
 output = session.get_outputs()[0].name
 app = FastAPI()
-
-
-class Row(BaseModel):
-    """The model's columns."""
-
-    district: str
-    sky: str
-    docks: float
-    temperature: float | None
-    humidity: float | None
-    wind_speed: float
-    rain: float
-    holiday: float
-    event: float
-    timestamp_hour: float
-    timestamp_weekday: float
-    timestamp_month: float
-
-
-class Prediction(BaseModel):
-    """The answer."""
-
-    prediction: float
 
 
 @app.post("/predict")

@@ -91,8 +91,8 @@ class Serving(Section):
     ``issuer`` is the URL of an OAuth2 or OpenID Connect issuer whose tokens for ``audience`` open the service as keys
     do; their claim ``scope_claim`` has the scopes. ``cors_origins`` are the websites whose pages may call, such as
     ``https://example.com`` (``*``: all). ``trusted_hosts`` are the names that it answers to, such as
-    ``*.example.com``; any if there are none. ``tls_certificate`` and ``tls_key`` are PEM files: with them it speaks
-    HTTPS.
+    ``*.example.com`` (``*``: any); without them those of this machine where only it can call, and any elsewhere.
+    ``tls_certificate`` and ``tls_key`` are PEM files: with them it speaks HTTPS.
     """
 
     host: str = "127.0.0.1"

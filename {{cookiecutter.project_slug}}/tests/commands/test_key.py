@@ -73,6 +73,7 @@ def doctor(result: Any) -> str:
 def test_doctor_says_what_is_open_to_whom(run: Run) -> None:
     said = doctor(run("doctor"))
     assert "http://127.0.0.1:8000 is open to callers from this machine, with no key at all" in said
+    assert "answers to localhost, 127.0.0.1, [::1]" in said
     assert "16 MB" in said
     assert "warn" not in said
     run("key", "create", "a", "--scope", "predict", "--rate", "5")
@@ -90,6 +91,7 @@ def test_doctor_warns_of_what_is_seldom_meant(run: Run) -> None:
     key = run("key", "create", "boss", "--scope", "admin").stdout.split("_")[1]
     soon = run("key", "create", "soon", "--scope", "read", "--expires", "7").stdout.split("_")[1]
     said = doctor(run("doctor", host="0.0.0.0", cors_origins='["*"]'))
+    assert "answers to any host name" in said
     warned = [line for line in said.splitlines() if line.startswith("warn ")]
     assert len(warned) == 4
     for line, words in zip(warned, ("in the clear", "any website", f"admin key {key}", f"rotate {soon}"), strict=True):

@@ -7,7 +7,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
+
+from project.pipeline import spool
+from project.settings import Settings
 
 
 @pytest.fixture
@@ -26,3 +30,34 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     if os.path.ismount(folder):
         subprocess.run(["umount", str(folder)], check=True)
+
+
+class Fetch:
+    """What reads an input.
+
+    Attributes:
+        said: what was reported of the last one.
+        folder: where its files are.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._settings, self._parent = settings, folder
+        self.said, self.folder = list[str](), folder
+
+    def __call__(self, url: object, **changed: object) -> dict[str, Path]:
+        """Return the files of an input by name."""
+        pipeline = self._settings.pipeline.model_copy(update=changed)
+        self.said, self.folder = [], self._parent / f"spool-{len(list(self._parent.iterdir()))}"
+        settings = self._settings.model_copy(update={"pipeline": pipeline})
+        paths = spool.fetch(str(url), self.folder, settings, self.said.append)
+        return {path.relative_to(self.folder / "whole" / "files").as_posix(): path for path in paths}
+
+    def table(self, url: object, **changed: object) -> pl.DataFrame:
+        """Return the one file of an input, read."""
+        (path,) = self(url, **changed).values()
+        return pl.read_parquet(path)
+
+
+@pytest.fixture
+def fetch(settings: Settings, tmp_path: Path) -> Fetch:
+    return Fetch(settings, tmp_path)

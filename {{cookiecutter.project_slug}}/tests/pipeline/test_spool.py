@@ -1,4 +1,4 @@
-"""What is no plain CSV or Parquet file is read once, whole or not at all, and nothing is guessed."""
+"""A file that is no plain CSV or Parquet is read once, whole or not at all, and nothing is guessed."""
 
 from __future__ import annotations
 
@@ -7,43 +7,19 @@ import gzip
 import json
 import lzma
 import os
-import sqlite3
-import threading
 import zipfile
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import polars as pl
 import pytest
 
 from project.errors import ProjectError
-from project.pipeline import remote, sources, spool
+from project.pipeline import sources, spool
 from project.pipeline.spool import _parts
 
 spool.kinds()  # what a folder holds is imported when it is needed
 
 TEXT = "name,price,note\nZoë,1.5,a\nÉmile,2.5,\n"
-
-
-def with_settings(settings, **pipeline):
-    return settings.model_copy(update={"pipeline": settings.pipeline.model_copy(update=pipeline)})
-
-
-@pytest.fixture
-def fetch(settings, tmp_path):
-    """Read an input: the files by name, and what was reported."""
-
-    def once(url, **changed):
-        said, folder = [], tmp_path / f"spool-{len(list(tmp_path.iterdir()))}"
-        paths = spool.fetch(str(url), folder, with_settings(settings, **changed), said.append)
-        once.said, once.folder = said, folder
-        return {path.relative_to(folder / "whole" / "files").as_posix(): path for path in paths}
-
-    return once
-
-
-def one(files) -> pl.DataFrame:
-    (path,) = files.values()
-    return pl.read_parquet(path)
 
 
 @contextmanager
@@ -126,7 +102,7 @@ def test_separator_and_encoding_are_found(fetch, tmp_path, separator, encoding):
         assert list(files) == ["a.csv"]
         return
     assert list(files) == ["a.csv.parquet"]
-    table = one(files)
+    table = pl.read_parquet(files["a.csv.parquet"])
     assert table.columns == ["name", "price", "note"]
     assert table.rows() == [("Zoë", "1.5", "plain"), ("Émile Ångström", "2", f"two{separator}fields\nhere")]
     assert "a.csv is read as" in fetch.said[0]
@@ -135,7 +111,7 @@ def test_separator_and_encoding_are_found(fetch, tmp_path, separator, encoding):
 @pytest.mark.parametrize(("end", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
 def test_compressed_csv(fetch, tmp_path, end, pack):
     (tmp_path / f"a.csv.{end}").write_bytes(pack(TEXT.replace(",", ";").encode()))
-    assert one(fetch(tmp_path / f"a.csv.{end}"))["name"].to_list() == ["Zoë", "Émile"]
+    assert fetch.table(tmp_path / f"a.csv.{end}")["name"].to_list() == ["Zoë", "Émile"]
 
 
 def test_csv_in_zstd(fetch, tmp_path):
@@ -143,7 +119,7 @@ def test_csv_in_zstd(fetch, tmp_path):
     (tmp_path / "a.csv.zst").write_bytes(
         zstandard.compress(TEXT.encode()[:20]) + zstandard.compress(TEXT.encode()[20:])
     )
-    assert one(fetch(tmp_path / "a.csv.zst"))["name"].to_list() == ["Zoë", "Émile"]
+    assert fetch.table(tmp_path / "a.csv.zst")["name"].to_list() == ["Zoë", "Émile"]
     (tmp_path / "a.csv.zst").write_bytes(zstandard.compress(TEXT.encode() * 99)[:-9])
     with pytest.raises(ProjectError, match="cut off"):
         fetch(tmp_path / "a.csv.zst")
@@ -181,21 +157,21 @@ def test_what_is_not_clear_or_broken_is_refused(fetch, tmp_path, content, said):
 
 def test_the_settings_say_what_is_not_clear(fetch, tmp_path):
     (tmp_path / "a.csv").write_text("a,b;c,d\n1,2;3,4\n")
-    assert one(fetch(tmp_path / "a.csv", delimiter=";")).columns == ["a,b", "c,d"]
+    assert fetch.table(tmp_path / "a.csv", delimiter=";").columns == ["a,b", "c,d"]
     (tmp_path / "b.csv").write_bytes("nazwa;cena\nŁódź;1\n".encode("cp1250"))
-    assert one(fetch(tmp_path / "b.csv", encoding="cp1250"))["nazwa"].to_list() == ["Łódź"]
+    assert fetch.table(tmp_path / "b.csv", encoding="cp1250")["nazwa"].to_list() == ["Łódź"]
     with pytest.raises(ProjectError, match="unknown name 'nonsense'"):
         fetch(tmp_path / "b.csv", encoding="nonsense")
 
 
 def test_a_decimal_comma_stays_as_it_is(fetch, tmp_path):
     (tmp_path / "a.csv").write_text("a;b\n1,5;x\n2,5;y\n")
-    assert one(fetch(tmp_path / "a.csv"))["a"].to_list() == ["1,5", "2,5"]
+    assert fetch.table(tmp_path / "a.csv")["a"].to_list() == ["1,5", "2,5"]
 
 
 def test_a_line_may_name_the_separator(fetch, tmp_path):
     (tmp_path / "a.csv").write_text("sep=;\na;b\n1;2\n")
-    assert one(fetch(tmp_path / "a.csv")).rows() == [("1", "2")]
+    assert fetch.table(tmp_path / "a.csv").rows() == [("1", "2")]
 
 
 def test_a_late_letter_is_no_silent_mistake(fetch, tmp_path):
@@ -210,7 +186,7 @@ def test_a_decompression_bomb_is_refused(fetch, tmp_path, monkeypatch):
     (tmp_path / "a.csv.bz2").write_bytes(bz2.compress(b"a;b\n" + b"1;2\n" * 300_000))
     with pytest.raises(ProjectError, match=r"decompression bomb.*unpack_ratio"):
         fetch(tmp_path / "a.csv.bz2")
-    assert one(fetch(tmp_path / "a.csv.bz2", unpack_ratio=1e6)).height == 300_000
+    assert fetch.table(tmp_path / "a.csv.bz2", unpack_ratio=1e6).height == 300_000
 
 
 def test_names_stay_and_others_are_told(fetch, tmp_path):
@@ -255,13 +231,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(fetch, tmp_path, monkey
 def test_many_parts_make_one_file_that_is_always_the_same(fetch, tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("n;t\n" + "".join(f"{number};{'é' * (number % 5)}\n" for number in range(5000)))
-    whole = one(fetch(path))
+    whole = fetch.table(path)
     monkeypatch.setattr(_parts, "ROWS", 64)
     monkeypatch.setattr(spool.csv, "BLOCK", 999)
     contents = set()
     for _ in range(3):
         files = fetch(path)
-        assert one(files).equals(whole)
+        assert pl.read_parquet(files["a.csv.parquet"]).equals(whole)
         contents.add(files["a.csv.parquet"].read_bytes())
     assert len(contents) == 1
     assert whole["n"].to_list() == [str(number) for number in range(5000)]
@@ -270,7 +246,7 @@ def test_many_parts_make_one_file_that_is_always_the_same(fetch, tmp_path, monke
 def test_ten_thousand_columns(fetch, tmp_path):
     names = [f"c{number}" for number in range(10_000)]
     (tmp_path / "a.csv").write_text("\n".join(";".join(row) for row in (names, *[["1"] * 10_000] * 20)))
-    assert one(fetch(tmp_path / "a.csv")).shape == (20, 10_000)
+    assert fetch.table(tmp_path / "a.csv").shape == (20, 10_000)
 
 
 # JSON lines
@@ -282,12 +258,12 @@ def test_json_lines_keep_every_digit(fetch, tmp_path):
         b'\xef\xbb\xbf{"a": 0.1000, "b": "x\\u00e9", "c": null, "d": true}\r\n\n'
         b'{"a": 12345678901234567890, "e": [1, {"f": 2}], "b": "many"}'
     )
-    assert one(fetch(path)).to_dicts() == [
+    assert fetch.table(path).to_dicts() == [
         {"a": "0.1000", "b": "xé", "c": None, "d": "true", "e": None},
         {"a": "12345678901234567890", "b": "many", "c": None, "d": None, "e": '[1, {"f": 2}]'},
     ]
     (tmp_path / "b.ndjson.gz").write_bytes(gzip.compress(path.read_bytes()))
-    assert one(fetch(tmp_path / "b.ndjson.gz")).equals(one(fetch(path)))
+    assert fetch.table(tmp_path / "b.ndjson.gz").equals(fetch.table(path))
 
 
 @pytest.mark.parametrize(
@@ -318,12 +294,12 @@ def test_a_workbook(fetch, tmp_path):
     pytest.importorskip("fastexcel", reason="needs the extra `files`")
     rows = [["name", "n", " b "], ["Zoë", 3, True], [None, None, None], ["many", 0.1, None], [5, "x", False]]
     path = save(tmp_path / "a.xlsx", workbook({"Orders": rows, "Empty": []}))
-    assert one(fetch(path)).rows() == [("Zoë", "3", "true"), ("many", "0.1", None), ("5", "x", "false")]
-    assert one(fetch(path)).columns == ["name", "n", "b"]
+    assert fetch.table(path).rows() == [("Zoë", "3", "true"), ("many", "0.1", None), ("5", "x", "false")]
+    assert fetch.table(path).columns == ["name", "n", "b"]
     path = save(tmp_path / "b.xlsx", workbook({"Orders": rows, "Notes": [["x"], ["y"]]}))
     with pytest.raises(ProjectError, match=r"several sheets.*Orders, Notes"):
         fetch(path)
-    assert one(fetch(f"{path}#Notes")).rows() == [("y",)]
+    assert fetch.table(f"{path}#Notes").rows() == [("y",)]
     with pytest.raises(ProjectError, match="no sheet 'Note'"):
         fetch(f"{path}#Note")
 
@@ -359,182 +335,6 @@ def test_a_workbook_cut_off_is_refused(fetch, tmp_path):
         fetch(path)
 
 
-# databases
-
-
-@pytest.fixture
-def shop(tmp_path):
-    """A SQLite database with a table whose order is not that of its key, and with mixed types."""
-    path = tmp_path / "shop.db"
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("CREATE TABLE orders (id INTEGER, name TEXT, price REAL, any, PRIMARY KEY (id DESC))")
-        rows = [(number, f"n{number}", number / 4, ["x", 1, None, b"\x01"][number % 4]) for number in range(100)]
-        connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", rows)
-    return path
-
-
-def test_a_table_in_the_order_of_its_key(fetch, shop):
-    table = one(fetch(f"sqlite:///{shop}?table=orders"))
-    assert table["id"].to_list() == list(range(100))
-    assert table.dtypes == [pl.Int64, pl.String, pl.Float64, pl.String]
-    assert table["any"].to_list()[:4] == ["x", "1", None, "01"]
-
-
-def test_a_query_in_its_own_order(fetch, shop, monkeypatch):
-    monkeypatch.setattr(spool.sql, "ROWS", 7)
-    table = one(fetch(f"sqlite:///{shop}?query=SELECT name, id FROM orders WHERE name LIKE 'n1%25' ORDER BY id DESC"))
-    assert table.columns == ["name", "id"]
-    assert table["id"].to_list() == [*range(19, 9, -1), 1]
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("?table=nothing", "no table nothing"),
-        ("", "needs either"),
-        ("?query=SELECT missing FROM orders", "refused the work .no such column"),
-        ("?query=DELETE FROM orders RETURNING id", "readonly"),
-        ("?query=SELECT 1 AS a, 2 AS a", "'a' twice"),
-        ("?query=SELECT id FROM orders WHERE false", "no rows"),
-    ],
-)
-def test_a_wrong_question_is_said(fetch, shop, url, said):
-    with pytest.raises(ProjectError, match=said) as caught:
-        fetch(f"sqlite:///{shop}{url}")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_database_that_is_not_there_is_not_made(fetch, tmp_path):
-    with pytest.raises(ProjectError, match="no database"):
-        fetch(f"sqlite:///{tmp_path}/gone.db?table=a")
-    assert not (tmp_path / "gone.db").exists()
-
-
-def test_a_database_that_is_away_is_waited_for(fetch, shop, monkeypatch):
-    monkeypatch.setattr(remote, "FIRST", 0.01)
-    holder = sqlite3.connect(shop, isolation_level=None, check_same_thread=False)
-    holder.execute("BEGIN EXCLUSIVE")
-    real = remote.database
-    monkeypatch.setattr(spool.sql, "database", lambda *a, **k: _impatient(real(*a, **k)))
-    with pytest.raises(ProjectError, match=r"was away for 0.1 s"):
-        fetch(f"sqlite:///{shop}?table=orders", patience_seconds=0.1)
-    released = threading.Timer(0.3, holder.rollback)
-    released.start()
-    assert one(fetch(f"sqlite:///{shop}?table=orders")).height == 100
-    assert "is away" in fetch.said[0]
-    released.join()
-    holder.close()
-
-
-def _impatient(opened):
-    from sqlalchemy import event
-
-    event.listen(opened.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0"))
-    return opened
-
-
-def test_rows_are_neither_lost_nor_doubled_when_a_read_is_cut_off(fetch, shop, monkeypatch):
-    monkeypatch.setattr(remote, "FIRST", 0.01)
-    monkeypatch.setattr(spool.sql, "ROWS", 9)
-    left, real = [3], spool.sql._read
-
-    def cut(*arguments):
-        parts = arguments[-1]
-        add = parts.add
-
-        def once(frame):
-            add(frame)
-            if parts.rows > 30 and left[0]:
-                left[0] -= 1
-                raise remote.Away("cut off")
-
-        monkeypatch.setattr(parts, "add", once)
-        real(*arguments)
-
-    monkeypatch.setattr(spool.sql, "_read", cut)
-    assert one(fetch(f"sqlite:///{shop}?table=orders"))["id"].to_list() == list(range(100))
-    assert left == [0]
-
-
-def test_passwords_are_shown_nowhere(settings):
-    url = "postgresql://ada:s3cret@host/shop?table=orders"
-    assert remote.shown(url) == "postgresql://ada:***@host/shop?table=orders"
-    assert "s3cret" not in remote.shown("postgresql://host/shop?user=ada&password=s3cret&table=a")
-    with pytest.raises(ProjectError, match="never written down"):
-        remote.whole(remote.shown(url), settings)
-    assert remote.whole(remote.shown(url), with_settings(settings, input=url)) == url
-
-
-def test_an_unknown_kind_of_url_is_said(fetch):
-    with pytest.raises(ProjectError, match="no kind that is known"):
-        fetch("ftp://host/rows.csv")
-
-
-# object stores
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    """A folder that stands for a bucket."""
-    stores = pytest.importorskip("obstore.store", reason="needs the extra `objects`")
-    folder = tmp_path / "bucket"
-    for name in ("2025/a.csv", "2026/a.csv", "2026/b.jsonl", "2026/deep/c.csv", "2026/notes.txt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text('{"name": "x"}\n' if name.endswith("jsonl") else TEXT)
-    opened = stores.LocalStore(folder)
-    monkeypatch.setattr(spool.objects, "bucket", lambda url: (opened, url.partition("://")[2].partition("/")[2]))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("key", "names"),
-    [
-        ("2026/", ["a.csv", "b.jsonl.parquet"]),
-        ("2026/a.csv", ["a.csv"]),
-        ("*/a.csv", ["2025/a.csv", "2026/a.csv"]),
-        ("2026/**/*.csv", ["a.csv", "deep/c.csv"]),
-    ],
-)
-def test_objects_of_a_folder_a_key_or_a_pattern(fetch, store, key, names):
-    files = fetch(f"s3://bucket/{key}")
-    assert list(files) == names
-    assert all("Zoë" in path.read_text() for name, path in files.items() if name.endswith("csv"))
-
-
-@pytest.mark.parametrize("key", ["nothing/", "2026/notes.txt", "*.parquet"])
-def test_no_object_is_said(fetch, store, key):
-    with pytest.raises(ProjectError, match="bucket"):
-        fetch(f"s3://bucket/{key}")
-
-
-def test_an_object_that_changes_meanwhile_is_refused(fetch, store, monkeypatch):
-    real = spool.objects._list
-
-    def change(*arguments):
-        found = real(*arguments)
-        (store / "2026" / "a.csv").write_text(TEXT * 2)
-        return found
-
-    monkeypatch.setattr(spool.objects, "_list", change)
-    with pytest.raises(ProjectError, match="changed while it was read"):
-        fetch("s3://bucket/2026/a.csv")
-
-
-def test_a_download_that_is_cut_off_goes_on(fetch, store, monkeypatch):
-    monkeypatch.setattr(remote, "FIRST", 0.01)
-    real, cuts = spool.objects._download, []
-
-    def cut(store_, one, target, name):
-        if len(cuts) < 2:
-            cuts.append(target.write_bytes((store / one["path"]).read_bytes()[: 10 + len(cuts)]))
-            raise remote.Away("cut off")
-        real(store_, one, target, name)
-
-    monkeypatch.setattr(spool.objects, "_download", cut)
-    assert fetch("s3://bucket/2026/a.csv")["a.csv"].read_text() == TEXT
-    assert len(cuts) == 2
-
-
 # the disk
 
 
@@ -561,21 +361,3 @@ def test_spooled_files_are_read_like_any(fetch, tmp_path):
     paths = list(fetch(tmp_path / "a.csv").values())
     assert dict(sources.inspect(sources.identify(paths), ["a"])) == {"a": pl.String(), "b": pl.String()}
     assert json.loads((fetch.folder / "whole" / "spool.json").read_bytes())["input"].endswith("a.csv")
-
-
-# Delta
-
-
-def test_a_version_of_a_delta_table(fetch, tmp_path):
-    deltalake = pytest.importorskip("deltalake", reason="needs the extra `delta`")
-    deltalake.write_deltalake(tmp_path / "table", pl.DataFrame({"p": ["x", "y"], "a": [1, 2]}), partition_by=["p"])
-    deltalake.write_deltalake(tmp_path / "table", pl.DataFrame({"p": ["x"], "a": [3]}), mode="append")
-    deltalake.DeltaTable(tmp_path / "table").delete("a = 1")
-    table = one(fetch(f"delta:{tmp_path}/table"))
-    assert sorted(table.rows()) == [("x", 3), ("y", 2)]
-    assert spool.told(fetch.folder)["facts"] == {"version": 2}
-    assert sorted(one(fetch(f"delta:{tmp_path}/table?version=0"))["a"]) == [1, 2]
-    with pytest.raises(ProjectError, match="cannot be read"):
-        fetch(f"delta:{tmp_path}/table?version=9")
-    with pytest.raises(ProjectError, match="no Delta table"):
-        fetch(f"delta:{tmp_path}/nothing")

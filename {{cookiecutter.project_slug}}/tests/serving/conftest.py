@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -79,6 +82,12 @@ def number(signature: Signature) -> Column:
 
 
 @pytest.fixture
+def first(champion: Settings) -> str:
+    """The version of the champion."""
+    return Registry(champion).resolve("champion")
+
+
+@pytest.fixture
 def other(champion: Settings) -> str:
     """A second version: the same model, imported at another time."""
     registry = Registry(champion)
@@ -145,3 +154,37 @@ def until() -> Callable[..., None]:
             pause.wait(0.02)
 
     return wait
+
+
+@pytest.fixture
+def pem(needs_extra: Callable[[str], Any], tmp_path: Path) -> Path:
+    """A certificate that signs itself, for loopback, and its key; and the key of another."""
+    needs_extra("jwt")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now, day = datetime.now(UTC), timedelta(days=1)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - day)
+        .not_valid_after(now + day)
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "certificate.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    for file, private, lock in (
+        ("key.pem", key, serialization.NoEncryption()),
+        ("other.pem", other, serialization.NoEncryption()),
+        ("secret.pem", key, serialization.BestAvailableEncryption(b"hunter2")),
+    ):
+        (tmp_path / file).write_bytes(private.private_bytes(*form, lock))
+    return tmp_path

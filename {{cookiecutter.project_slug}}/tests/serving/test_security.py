@@ -168,13 +168,13 @@ def test_a_key_that_expires_is_refused_at_that_moment(settings: Settings, monkey
     with Store(settings) as store:
         guard = Guard(settings, store)
         guard.refresh()
-        assert guard.admit("GET", "read", headers) == "somebody"
+        assert status(guard, headers) == 200
         monkeypatch.setattr("project.serving.security.guard.time", lambda: time() + 86_401)
         assert status(guard, headers) == 401
 
 
 def status(guard: Guard, headers: dict[bytes, bytes]) -> int:
-    answer = guard.admit("GET", "read", headers)
+    answer = guard.admit("GET", "read", {b"host": b"localhost", **headers})
     return 200 if isinstance(answer, str) else answer.status
 
 
@@ -208,7 +208,7 @@ def test_beyond_loopback_nobody_is_let_in_without_a_key_whatever_the_store_says(
 
 def test_a_password_of_a_page_is_not_remembered_for_the_api(settings: Settings) -> None:
     _, key = new_key(settings)
-    headers = {b"authorization": basic(key)["Authorization"].encode()}
+    headers = {b"host": b"localhost", b"authorization": basic(key)["Authorization"].encode()}
     with Store(settings) as store:
         guard = Guard(settings, store)
         guard.refresh()
@@ -269,6 +269,40 @@ def test_only_hosts_that_are_named_are_answered(champion: Settings, serving: Any
             assert answer.status_code == 400
             assert answer.json()["code"] == "host"
             assert client.get("/health/live", headers={"Host": bad}).status_code == 200
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_on_loopback_a_website_cannot_pass_itself_off_as_this_machine(
+    champion: Settings, serving: Any, row: dict[str, Any], locked: bool
+) -> None:
+    headers = bearer(new_key(champion, "admin")[1]) if locked else {}
+    with serving(champion) as client:
+        for good in ("localhost", "LocalHost:8000", "127.0.0.1:80", "[::1]:8000"):
+            assert client.post("/v1/predict", json={"row": row}, headers={"Host": good, **headers}).status_code == 200
+        for bad in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil", "192.0.2.1", ""):
+            for method, path in (("POST", "/v1/predict"), ("GET", "/v1/model"), ("GET", "/docs"), ("GET", "/status")):
+                answer = client.request(method, path, headers={"Host": bad, **headers})
+                assert (answer.status_code, answer.json()["code"]) == (400, "host"), path
+            assert client.get("/health/live", headers={"Host": bad}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "good", "bad"),
+    [
+        ({"host": "127.3.2.1"}, "127.3.2.1:8000", "evil.example"),
+        ({"host": "::1"}, "[::1]", "evil.example"),
+        ({"trusted_hosts": ("example.com",)}, "example.com", "localhost"),
+        ({"trusted_hosts": ("*",)}, "evil.example", None),
+        ({"host": "0.0.0.0"}, "evil.example", None),
+    ],
+)
+def test_the_names_of_a_service(settings: Settings, values: dict[str, Any], good: str, bad: str | None) -> None:
+    headers = {b"x-api-key": new_key(settings)[1].encode()}
+    with Store(settings) as store:
+        guard = Guard(change(settings, **values), store)
+        guard.refresh()
+        assert status(guard, {b"host": good.encode(), **headers}) == 200
+        assert bad is None or status(guard, {b"host": bad.encode(), **headers}) == 400
 
 
 def test_every_answer_protects_a_browser(client: httpx.Client) -> None:

@@ -109,12 +109,12 @@ def guard(settings: Settings, issuer: Issuer) -> Iterator[Guard]:
 
 
 def status(guard: Guard, token: bytes, scope: Any = "read") -> int:
-    answer = guard.admit("GET", scope, {b"authorization": b"Bearer " + token})
+    answer = guard.admit("GET", scope, {b"host": b"localhost", b"authorization": b"Bearer " + token})
     return answer.status if isinstance(answer, Answer) else 200
 
 
 def detail(guard: Guard, token: bytes) -> str:
-    answer = guard.admit("GET", "read", {b"authorization": b"Bearer " + token})
+    answer = guard.admit("GET", "read", {b"host": b"localhost", b"authorization": b"Bearer " + token})
     assert isinstance(answer, Answer)
     assert answer.status == 401
     assert (b"www-authenticate", b'Bearer error="invalid_token"') in answer.headers
@@ -123,7 +123,7 @@ def detail(guard: Guard, token: bytes) -> str:
 
 
 def test_a_token_opens_what_its_scopes_say(guard: Guard, issuer: Issuer) -> None:
-    assert guard.admit("GET", "read", {b"authorization": b"Bearer " + issuer.token()}) == "robot"
+    assert guard.admit("GET", "read", {b"host": b"localhost", b"authorization": b"Bearer " + issuer.token()}) == "robot"
     assert status(guard, issuer.token(), "predict") == 403
     assert status(guard, issuer.token(scope="predict read"), "predict") == 200
     assert status(guard, issuer.token(scope=["predict"]), "predict") == 200

@@ -17,6 +17,7 @@ from project.store import events, frames, queries
 from project.store.database import Store
 from project.store.feedback import write
 from project.store.tables import feedback, metadata, model_events, runs
+from project.telemetry.metrics import BEYOND
 
 SIGNATURE = Signature(
     "t",
@@ -25,6 +26,7 @@ SIGNATURE = Signature(
     (Column("a", "number"), Column("b", "string", nullable=True), Column("at", "datetime")),
     (Column("prediction", "number"),),
 )
+MINUTE = 1_699_999_980.0
 ROW = {"a": 1.5, "b": None, "at": "2026-01-01T00:00:00Z"}
 
 
@@ -38,8 +40,8 @@ def test_events_come_out_as_typed_columns(settings: Settings) -> None:
         log = events.EventLog(store)
         for i in range(3):
             log.append(events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}))
-        log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.0042))
-        log.append(events.Request(1_700_000_030.0, "/v1/predict", 422, 99.0))
+        log.append(events.Traffic(MINUTE, "/v1/predict", 200, 0.005, 1))
+        log.append(events.Traffic(MINUTE, "/v1/predict", 422, BEYOND, 1))
         log.close()
         frame = frames.predictions_frame(store, SIGNATURE, "v1")
         assert frame["prediction"].to_list() == [4.0, 3.0, 2.0]
@@ -48,7 +50,7 @@ def test_events_come_out_as_typed_columns(settings: Settings) -> None:
         series = queries.traffic_series(store, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
         assert {(row["status"], row["bucket"], row["requests"]) for row in series} == {
             (200, 0.005, 1),
-            (422, events.BEYOND, 1),
+            (422, BEYOND, 1),
         }
         assert queries.latency_quantiles(series[:1]) == {0.5: series[0]["bucket"], 0.99: series[0]["bucket"]}
 
@@ -57,7 +59,7 @@ def test_requests_of_one_minute_add_up_over_flushes(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store, interval=3600)
         for _ in range(2):
-            log.append(events.Request(1_700_000_000.0, "/v1/predict", 200, 0.001))
+            log.append(events.Traffic(MINUTE, "/v1/predict", 200, 0.001, 1))
             log.flush()
         log.close()
         series = queries.traffic_series(store, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))
@@ -149,7 +151,7 @@ def test_requests_are_counted_once_whatever_their_rows(settings: Settings) -> No
         for identity, ms in (("aa", 1.0), ("bb-0", 2.0), ("bb-1", 2.0), ("bb-10", 2.0)):
             log.append(events.Prediction(identity, second + ms, "v1", ms, ROW, {"prediction": 2.0}))
         for status in (200, 500, 500, 422):
-            log.append(events.Request(second, "/v1/predict", status, 0.001))
+            log.append(events.Traffic(second // 60 * 60, "/v1/predict", status, 0.001, 1))
         log.close()
         assert queries.request_latencies(store, "v1", began, until, 10) == ([2.0, 1.0], began)
         newest, complete = queries.request_latencies(store, "v1", began, until, 1)

@@ -88,7 +88,7 @@ def _folders(settings: Settings) -> Iterator[str]:
 
 def _service(settings: Settings) -> Iterator[str]:
     from ..serving.security import check_exposure
-    from ..serving.security.exposure import loopback
+    from ..serving.security.exposure import host_names, loopback
     from ..store import keys
     from ..store.database import Store
 
@@ -105,7 +105,7 @@ def _service(settings: Settings) -> Iterator[str]:
     yield f"{address} is open to callers from {machine}, with {by}"
     scopes = ", ".join(f"{sum(scope in key.scopes for key in active)} {scope}" for scope in keys.SCOPES)
     yield f"keys: {scopes}; {sum(key.rate is not None for key in active)} with a rate, {len(known) - len(active)} ended"
-    yield f"answers to {'the host ' + ', '.join(serving.trusted_hosts) if serving.trusted_hosts else 'any host name'}"
+    yield f"answers to {', '.join(host_names(serving)) or 'any host name'}"
     yield f"websites that may call from a browser: {', '.join(serving.cors_origins) or 'none'}"
     yield (
         f"a request has at most {serving.max_body_mb:g} MB (tables {serving.max_upload_mb:g} MB), "

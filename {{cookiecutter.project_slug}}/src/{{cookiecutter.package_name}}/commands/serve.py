@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..serving.app import Service
 
 PAGES = {"dashboard": "/status", "documents": "/documents/", "clients": "/clients/"}  # rooms with pages for people
+SWITCH = 0.0005  # seconds that a request waits for the interpreter while a thread has it; Python's own are 0.005
 
 
 def command(
@@ -47,6 +49,7 @@ def assemble() -> Service:
 
     settings = load()
     configure(settings)
+    sys.setswitchinterval(SWITCH)
     package = __name__.rpartition(".commands")[0]
     return Service(settings, [f"{package}.{room}.pages" for room in _rooms()])
 

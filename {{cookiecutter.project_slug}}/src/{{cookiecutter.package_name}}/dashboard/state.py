@@ -21,9 +21,9 @@ from ..settings import Settings
 from ..signature import PREDICTION
 from ..store import queries
 from ..store.database import Store
-from ..store.events import BEYOND
 from ..store.queries import Row
 from ..store.tables import quarantine
+from ..telemetry.metrics import BEYOND
 
 Level = Literal["ok", "warning", "alert", "unknown"]
 Overall = Literal["healthy", "degraded", "down"]

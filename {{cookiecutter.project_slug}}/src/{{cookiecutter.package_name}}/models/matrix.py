@@ -33,19 +33,23 @@ class Matrix:
         signature: of the rows.
         wanted: the features.
         dtype: float32 or float64.
+
+    Attributes:
+        row: the numbers of one row; missing ones are NaN.
     """
 
     def __init__(self, signature: Signature, wanted: Sequence[Feature], dtype: np.dtype[Any]) -> None:
         self._shape, self._dtype = len(wanted), dtype
         self._places = {column.name: place for place, column in enumerate(signature.inputs)}
         self._times = [column.name for column in signature.inputs if column.type == "datetime"]
-        self._row = self._compiled(wanted)
+        self._missing = {column.name for column in signature.inputs if column.nullable}
+        self.row = self._compiled(wanted)
         self._fills = list(self._columns(wanted))
 
     def __call__(self, rows: Sequence[Any]) -> Array:
         """Return the matrix; what is missing is NaN, and what is beyond the type infinite, as in a table."""
         if len(rows) < MANY:
-            return np.array([self._row(row) for row in rows], self._dtype)
+            return np.array([self.row(row) for row in rows], self._dtype)
         matrix = np.zeros((len(rows), self._shape), self._dtype)
         for fill in self._fills:
             fill(matrix, rows)
@@ -58,6 +62,7 @@ class Matrix:
         names; it holds no text but attribute numbers and the fixed names of parts.
         """
         scope: dict[str, Any] = {f"part_{part}": function for part, function in features.SCALAR.items()}
+        scope["nan"] = float("nan")
         parts = []
         for first, column, values in _runs(wanted):
             place = self._place(column)
@@ -65,6 +70,8 @@ class Matrix:
                 scope[f"is_{first}"] = {value: tuple(float(value == one) for one in values) for value in values}
                 scope[f"none_{first}"] = (0.0,) * len(values)
                 parts.append(f"*is_{first}.get(r.f{place} or '', none_{first})")
+            elif column in self._missing:
+                parts.append(f"(nan if r.f{place} is None else r.f{place})")
             elif column in self._places:
                 parts.append(f"r.f{place}")
             else:

@@ -15,8 +15,8 @@ from ..signature import PREDICTION
 from ..validation import row_type
 from .bundle import Bundle
 from .matrix import Matrix
-from .runtimes import Array, load
-from .runtimes.onnx import OnnxRuntime
+from .runtimes import load
+from .runtimes.onnx import OnnxRuntime, Outputs
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,7 +55,7 @@ class Scorer:
         self._runtime = load(bundle)
         if isinstance(self._runtime, OnnxRuntime) and self._transform is None:
             numeric, places = self._runtime.numeric, {column.name: n for n, column in enumerate(self.signature.inputs)}
-            self._matrix = Matrix(self.signature, numeric, self._runtime.dtype) if numeric else None
+            self._matrix = Matrix(self.signature, numeric, self._runtime.dtype)
             self._text = [attrgetter(f"f{places[name]}") for name in self._runtime.text]
 
     def rows(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
@@ -67,16 +67,21 @@ class Scorer:
         runtime = self._runtime
         if self._transform or not isinstance(runtime, OnnxRuntime):
             return self.frame(self.table(rows)).to_dicts()
-        numeric = self._matrix(rows) if self._matrix else None
-        text = np.array([[get(row) or "" for get in self._text] for row in rows], object) if self._text else None
-        labels, shares = runtime.run(numeric, text)
+        found = runtime.single(self._matrix.row(rows[0])) if len(rows) == 1 and runtime.single else None
+        labels, shares = found or self._run(runtime, rows)
         names = self._names
         if shares is None:
             return [{PREDICTION: label} for label in self._labels(labels)]
         return [
             dict(zip(names, (label, *row), strict=True))
-            for label, row in zip(self._labels(labels), shares.tolist(), strict=True)
+            for label, row in zip(self._labels(labels), shares, strict=True)
         ]
+
+    def _run(self, runtime: OnnxRuntime, rows: Sequence[Any]) -> Outputs:
+        numeric = self._matrix(rows) if runtime.numeric else None
+        text = np.array([[get(row) or "" for get in self._text] for row in rows], object) if self._text else None
+        labels, shares = runtime.run(numeric, text)
+        return labels.tolist(), None if shares is None else shares.tolist()
 
     def frame(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Score a table whose columns have the signature's types (see `validation.check_frame`).
@@ -87,7 +92,7 @@ class Scorer:
         import polars as pl
 
         labels, shares = self._runtime.predict(self.features(frame))
-        columns = {PREDICTION: pl.Series(PREDICTION, self._labels(labels), strict=False)}
+        columns = {PREDICTION: pl.Series(PREDICTION, self._labels(labels.tolist()), strict=False)}
         if self.signature.task == "regression":
             columns[PREDICTION] = columns[PREDICTION].cast(pl.Float64)
         if shares is not None:
@@ -125,8 +130,7 @@ class Scorer:
             best = min(best, time.perf_counter() - start)
         self.fast = best < FAST_SECONDS
 
-    def _labels(self, labels: Array) -> list[Any]:
-        values: list[Any] = labels.tolist()
+    def _labels(self, values: list[Any]) -> list[Any]:
         if self._boolean:
             return [bool(value) for value in values]
         if self._classes and isinstance(self._classes[0], int):

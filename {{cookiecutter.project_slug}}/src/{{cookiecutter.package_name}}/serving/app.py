@@ -17,8 +17,8 @@ import structlog
 
 from ..errors import ProjectError
 from ..settings import Settings
-from ..store.events import Request
-from ..telemetry.metrics import DURATION, REQUESTS
+from ..store.events import Traffic
+from ..telemetry.metrics import Tally
 from ..telemetry.traces import Tracer
 from . import body, openapi, routes
 from .answers import FAILED, NOWHERE, PAGE, Answer, Call, Headers, Refused, Route, wrong_method
@@ -56,6 +56,8 @@ class Service:
     Attributes:
         short: the routes without named parts, by method and path: `server` answers short requests to them itself.
         turned: `time.perf_counter` when the loop last came round to what is not a request.
+        dated: the server's own headers, as it has them and as they are sent.
+        count: takes route, status and seconds of a request that is answered.
     """
 
     def __init__(self, settings: Settings, pages: Sequence[str] = ()) -> None:
@@ -81,7 +83,10 @@ class Service:
         self._tracer = Tracer(settings)
         self._pages: asyncio.Task[App] | None = None
         self.turned = time.perf_counter()
-        self._meters: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self.dated: tuple[object, bytes] = None, b""
+        self._tally = Tally()
+        self.count = self._tally.count  # route, status, seconds
+        self.state.events.sources.append(self._traffic)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request as ASGI says, or the life of the server."""
@@ -173,16 +178,10 @@ class Service:
         echoed = ((b"x-request-id", value),) if value and SAFE_ID.fullmatch(value) else ()
         return (*self.guard.shared(headers), *echoed)
 
-    def count(self, path: str, status: int, seconds: float) -> None:
-        """Count a request, with labels that are bound once."""
-        meter = self._meters.get((path, status))
-        if meter is None:
-            meter = REQUESTS.labels(path, str(status)).inc, DURATION.labels(path).observe
-            self._meters[path, status] = meter
-        meter[0]()
-        meter[1](seconds)
-        if path in self._logged:
-            self.state.events.append(Request(time.time(), path, status, seconds))
+    def _traffic(self) -> list[Traffic]:
+        """Return the requests since the last time that the log keeps."""
+        minute = time.time() // 60 * 60
+        return [Traffic(minute, *counted) for counted in self._tally.settle() if counted.route in self._logged]
 
     def _add(self, method: str, path: str, route: Route) -> None:
         known = [found for _, found in self._named] if "{" in path else self._exact.values()

@@ -149,7 +149,10 @@ class Protocol(HttpToolsProtocol):
     def _write(self, answer: Answer, shared: Headers) -> None:
         alive = not self._closing and self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
         common = COMMON if answer.headers is API else _lines(answer.headers)
-        named = (STATUS[answer.status], answer.kind, len(answer.body), _lines(self.server_state.default_headers))
+        dated = self.server_state.default_headers  # another list each second
+        if dated is not self.service.dated[0]:
+            self.service.dated = dated, _lines(dated)
+        named = (STATUS[answer.status], answer.kind, len(answer.body), self.service.dated[1])
         last = b"\r\n" if alive else b"connection: close\r\n\r\n"
         parts = (b"%scontent-type: %s\r\ncontent-length: %d\r\n%s" % named, common, _lines(shared), last, answer.body)
         self.transport.write(b"".join(parts))

@@ -44,11 +44,6 @@ def service(quick: Settings, serving: Any) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def first(champion: Settings) -> str:
-    return Registry(champion).resolve("champion")
-
-
 def begin(settings: Settings, client: httpx.Client, until: Any, name: str, version: str, **more: Any) -> None:
     """Start a canary or a shadow, and wait until the service has it."""
     Registry(settings).point(name, version, **more)

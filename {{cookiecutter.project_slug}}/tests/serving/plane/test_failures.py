@@ -4,6 +4,7 @@ from typing import Any
 
 import httpx
 import jsonschema
+import polars as pl
 import pytest
 
 from project.models.scorer import Scorer
@@ -22,14 +23,20 @@ def each(champion: Settings) -> Settings:
 @pytest.fixture
 def touchy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that cannot compute rows with five of staff, though its signature lets them in."""
-    rows = Scorer.rows
+    rows, frame = Scorer.rows, Scorer.frame
 
     def failing(self: Scorer, given: Any) -> Any:
         if any(msg.f3 == 5 for msg in given):
             raise ArithmeticError("five")
         return rows(self, given)
 
+    def refusing(self: Scorer, given: pl.DataFrame) -> Any:
+        if 5 in given["staff"]:
+            raise ArithmeticError("five")
+        return frame(self, given)
+
     monkeypatch.setattr(Scorer, "rows", failing)
+    monkeypatch.setattr(Scorer, "frame", refusing)
 
 
 def test_a_row_that_does_not_fit_leaves_the_others_alone(each: Settings, serving: Any, row: dict[str, Any]) -> None:
@@ -80,3 +87,29 @@ def test_a_model_that_fails_on_everything_is_our_fault(
     answer = client.post(PATH, json={"row": row})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "hunter2" not in answer.text
+
+
+def table(row: dict[str, Any], staff: list[int]) -> dict[str, Any]:
+    """Return a CSV as a request, long enough to be read as a table."""
+    text = pl.DataFrame([row | {"staff": one} for one in staff for _ in range(200)]).write_csv()
+    return {"content": text, "headers": {"Content-Type": "text/csv"}}
+
+
+def test_a_table_with_rows_that_cannot_be_computed_is_refused(
+    touchy: None, client: httpx.Client, row: dict[str, Any]
+) -> None:
+    answer = client.post(PATH, **table(row, [1, 5]))
+    assert (answer.status_code, answer.json()["code"]) == (422, "range")
+    assert [error["row"] for error in answer.json()["errors"]] == list(range(200, 300))
+    assert client.post(PATH, **table(row, [1])).status_code == 200
+
+
+def test_a_table_goes_on_without_rows_that_cannot_be_computed(
+    touchy: None, each: Settings, serving: Any, row: dict[str, Any]
+) -> None:
+    with serving(each) as client:
+        answer = client.post(PATH, **table(row, [5, 1]))
+        found = pl.read_csv(answer.content)
+        assert found["prediction"].is_null().to_list() == [True] * 200 + [False] * 200
+        assert found["error"].is_null().to_list() == [False] * 200 + [True] * 200
+        assert client.post(PATH, **table(row, [5])).status_code == 422

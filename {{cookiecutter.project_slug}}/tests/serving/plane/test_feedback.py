@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 
+from project.serving.plane import predictor
+from project.serving.routes import feedback as route
 from project.settings import Settings
 from project.signature import Signature
 from project.store.database import Store
+from project.store.events import EventLog, Prediction
 from project.store.tables import feedback
 
 PATH = "/v1/feedback"
@@ -42,6 +47,49 @@ def test_many_with_unknown_ones_among_them(client: httpx.Client, champion: Setti
     answer = client.post(PATH, json={"items": items})
     assert answer.json() == {"accepted": 20, "unknown": foreign}
     assert set(stored(champion)) == set(ids)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What happens each time that the service waits for other workers; once more, and the request fails."""
+    happening: list[Callable[[], None]] = []
+    monkeypatch.setattr(route, "time", SimpleNamespace(sleep=lambda _: happening.pop(0)()))
+    return happening
+
+
+def following(identity: str) -> str:
+    """Return an id that the same process could have given."""
+    return identity[:-1] + ("0" if identity[-1] != "0" else "1")
+
+
+def test_feedback_to_what_another_worker_writes_in_a_moment(
+    client: httpx.Client, champion: Settings, made: dict[str, Any], slept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = following(made["id"])
+    monkeypatch.setattr(predictor, "PROCESS", "0" * 12)  # from now on the id is that of another process
+
+    def write() -> None:
+        with Store(champion) as store:
+            log = EventLog(store)
+            log.append(Prediction(coming, 0.0, made["model_version"], 1.0, {}, {}))
+            log.close()
+
+    slept += [lambda: None, write]
+    items = [{"id": name, "actual": made["prediction"]} for name in ("nobody", made["id"], coming)]
+    assert client.post(PATH, json={"items": items}).json() == {"accepted": 2, "unknown": ["nobody"]}
+    assert not slept
+    assert set(stored(champion)) == {made["id"], coming}
+
+
+def test_nobody_waits_for_what_cannot_come(
+    client: httpx.Client, made: dict[str, Any], slept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = ["nobody", following(made["id"])]  # this process has written all of its own
+    items = [{"id": name, "actual": made["prediction"]} for name in unknown]
+    assert client.post(PATH, json={"items": items}).json() == {"accepted": 0, "unknown": unknown}
+    monkeypatch.setattr(predictor, "PROCESS", "0" * 12)
+    old = f"{'0' * 12}{made['id'][12:]}"
+    assert client.post(PATH, json={"id": old, "actual": made["prediction"]}).json()["unknown"] == [old]
 
 
 def test_the_last_word_counts(

@@ -241,6 +241,25 @@ def test_keys_open_it_as_they_do_http(
             assert caller.infer(slug, given, headers=headers).as_numpy("prediction").shape == (1,)
 
 
+def test_with_a_certificate_it_speaks_tls_alone(
+    opened: Any, champion: Settings, signature: Signature, inputs: Any, row: dict[str, Any], triton: Any, pem: Path
+) -> None:
+    slug, given, port = champion.project.slug, inputs(signature, [row]), free_port()
+    files = {"tls_certificate": str(pem / "certificate.pem"), "tls_key": str(pem / "key.pem")}
+    with (
+        opened(grpc_port=port, **files) as (plain, _),
+        triton.InferenceServerClient(
+            f"127.0.0.1:{port}", ssl=True, root_certificates=files["tls_certificate"]
+        ) as trusting,
+        triton.InferenceServerClient(f"127.0.0.1:{port}", ssl=True) as doubting,
+    ):
+        assert trusting.infer(slug, given).as_numpy("prediction").shape == (1,)
+        for other in (plain, doubting):
+            with pytest.raises(triton.InferenceServerException) as caught:
+                other.infer(slug, given)
+            assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
 def test_without_a_model_it_is_not_ready(opened: Any, settings: Settings, triton: Any) -> None:
     with opened(settings) as (caller, _):
         assert caller.is_server_live()

@@ -247,6 +247,22 @@ def test_metrics_count_requests_and_rows(client: httpx.Client, row: dict[str, An
     assert value("events_dropped") == 0
 
 
+def test_metrics_have_every_request_in_a_bucket(client: httpx.Client, row: dict[str, Any]) -> None:
+    def lines(name: str) -> list[float]:
+        found = client.get("/metrics").text.splitlines()
+        start = f"http_request_duration_seconds_{name}{{"
+        return [float(one.rpartition(" ")[2]) for one in found if one.startswith(start) and '"/v1/predict"' in one]
+
+    client.post(PATH, json={"row": row})
+    buckets, number, seconds = lines("bucket"), lines("count"), lines("sum")
+    for _ in range(20):
+        client.post(PATH, json={"row": row})
+    new = [after - before for after, before in zip(lines("bucket"), buckets, strict=True)]
+    assert new == sorted(new)  # each holds those of the buckets below it
+    assert new[-1] == lines("count")[0] - number[0] == 20
+    assert 0 < lines("sum")[0] - seconds[0] < 20 * 10
+
+
 def test_a_new_champion_takes_over_while_every_request_is_answered(
     champion: Settings, client: httpx.Client, row: dict[str, Any], other: str, until: Any
 ) -> None:

@@ -5,9 +5,10 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from time import monotonic
 from typing import Any
 
 import httpx
@@ -28,7 +29,7 @@ def connected(client: httpx.Client) -> Iterator[socket.socket]:
 
 
 def request(body: bytes, *lines: str, method: str = "POST", path: str = PATH, version: str = "1.1") -> bytes:
-    head = [f"{method} {path} HTTP/{version}", "Host: a", f"Content-Length: {len(body)}", *lines, "", ""]
+    head = [f"{method} {path} HTTP/{version}", "Host: localhost", f"Content-Length: {len(body)}", *lines, "", ""]
     return "\r\n".join(head).encode() + body
 
 
@@ -71,7 +72,9 @@ def test_the_short_and_the_general_way_give_the_same_answers(client: httpx.Clien
                 connection.sendall(request(body, line, "Expect: 100-continue"))
                 short, general = answers(connection, 1)[0], None
             with connected(client) as connection:
-                head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{line}\r\n\r\n".encode()
+                head = (
+                    f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n{line}\r\n\r\n".encode()
+                )
                 chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
                 connection.sendall(head + chunk + b"0\r\n\r\n")
                 general = answers(connection, 1)[0]
@@ -120,7 +123,7 @@ def test_a_request_that_stalls_is_ended(
     monkeypatch.setattr(server, "LOOK", 0.05)
     hasty = champion.serving.model_copy(update={"body_seconds": 0.2, "idle_seconds": 60})
     body = json.dumps({"row": row}).encode()
-    chunked = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[".encode()
+    chunked = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n[".encode()
     with serving(champion.model_copy(update={"serving": hasty})) as client:
         for started in (b"POST /v1/pre", request(body)[:-5], chunked):
             with connected(client) as connection:
@@ -199,32 +202,38 @@ def test_requests_that_waited_too_long_are_refused(
     champion: Settings, serving: Any, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
     """Whether they wait for a thread, or for the loop, which one of them holds up."""
-    hasty = champion.serving.model_copy(update={"wait_seconds": 0.05})
-    go, begun = threading.Event(), threading.Semaphore(0)
-    predict = plane._predict
+    hasty = champion.serving.model_copy(update={"wait_seconds": 0.5})
+    go, begun, queued = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    predict, clock, passed = plane._predict, time.perf_counter, [0.0]
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *work: Any) -> Any:
+            queued.release()
+            return super().submit(*work)
 
     def slow(*arguments: Any) -> Any:
         begun.release()
         go.wait(30)
         return predict(*arguments)
 
+    monkeypatch.setattr(plane, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + passed[0])
     many, one = (json.dumps(body).encode() for body in ({"rows": [row] * 400}, {"row": row}))
     with serving(champion.model_copy(update={"serving": hasty})) as client:
         for in_a_thread in (True, False):
             go.clear()
-            monkeypatch.setattr(plane, "_predict", slow)
-            with connected(client) as first, connected(client) as second:
+            with monkeypatch.context() as patch, connected(client) as first, connected(client) as second:
+                patch.setattr(plane, "_predict", slow)
                 first.sendall(request(many) if in_a_thread else request(one) * 2)
                 assert begun.acquire(timeout=30)
                 if in_a_thread:
                     second.sendall(request(many))
-                late = monotonic() + 0.2
-                until(lambda late=late: monotonic() > late)
+                    assert all(queued.acquire(timeout=30) for _ in (first, second))
+                passed[0] += 0.6
                 go.set()
                 found = [*answers(first, 1), *answers(second, 1)] if in_a_thread else answers(first, 2)
             assert [status for status, _, _ in found] == [200, 503]
             assert found[1][1]["retry-after"] == "1"
-            monkeypatch.undo()
             until(lambda: client.post(PATH, json={"row": row}).status_code == 200)
 
 
@@ -253,7 +262,7 @@ def test_a_request_in_flight_is_answered_before_it_ends(
     champion: Settings, row: dict[str, Any], served: Any, number: signal.Signals
 ) -> None:
     body = json.dumps({"row": row}).encode()
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     with served(champion) as (address, process, _):
         host, _, port = address.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:

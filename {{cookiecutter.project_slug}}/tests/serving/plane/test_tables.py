@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import csv
 import io
 from typing import Any
 
 import httpx
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
 
+from project.models.registry import Registry
+from project.serving.plane import tables
 from project.settings import Settings
 from project.store import queries
 from project.store.database import Store
@@ -107,6 +113,68 @@ def test_csv_of_many_kinds(client: httpx.Client, table: pl.DataFrame) -> None:
     }
     for name, text in kinds.items():
         assert read(post(client, text.encode(), "text/csv; charset=utf-8"))["prediction"].to_list() == expected, name
+
+
+TEXTS = {
+    "number": ["-0", "-0.0", "007", "+1", ".5", "5.", "1e3", "1E-05", "1e400", "1_0", "1,5", "inf", "nan", "0x1", "١"],
+    "integer": ["0", "-0", "3", "007", "+1", "1.0", "1e0", "9223372036854775808", "-9223372036854775808", "1_0", "١"],
+    "boolean": ["true", "True", "TRUE", "False", "false", "yes", "0", "tRuE", "maybe"],
+    "string": ["north", "North", " north", "null", "true", "1", 'a "b", c', "a\nb", "é", "\x00"],
+    "datetime": [
+        *("2026-01-31T08:00:00Z", "2024-02-29T23:59:59Z", "2026-02-30T08:00:00Z", "2026-01-31T24:00:00Z"),
+        *("2026-01-31T08:00:60Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+        *("2026-01-31 08:00:00", "2026-01-31T08:00:00.5Z", "2026-01-31T08:00:00+02:00", "2026-01-31", "20260131"),
+    ],
+}
+DIGITS = st.from_regex(r"-?[0-9]{1,17}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+
+
+@pytest.mark.parametrize(("model", "failures"), [("champion", "request"), ("classifier", "row")])
+def test_a_small_csv_is_answered_as_if_it_were_large(
+    request: pytest.FixtureRequest, serving: Any, monkeypatch: pytest.MonkeyPatch, model: str, failures: str
+) -> None:
+    project: Settings = request.getfixturevalue(model)
+    changed = project.serving.model_copy(update={"failures": failures})
+    signature = Registry(project).load("champion").signature
+    example = {name: str(value) for name, value in signature.example_row().items()}
+
+    def answered(rows: list[dict[str, str]], most: int) -> Any:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        monkeypatch.setattr(tables, "SMALL", most)
+        answer = post(client, text.getvalue().encode(), CSV)
+        lines = [line.partition(",")[2] for line in answer.text.splitlines()]  # without the ids
+        return answer.status_code, lines if answer.status_code == 200 else answer.json()
+
+    def agree(*rows: dict[str, str]) -> None:
+        assert answered(list(rows), 16_000) == answered(list(rows), 0), rows
+
+    @hypothesis(deadline=None, max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from([column.name for column in signature.inputs if column.numeric]), DIGITS)
+    def agree_on_numbers(name: str, text: str) -> None:
+        agree(example, example | {name: text})
+
+    with serving(project.model_copy(update={"serving": changed})) as client:
+        agree(example | {"foreign": "7"})
+        for column in signature.inputs:
+            agree({name: text for name, text in example.items() if name != column.name})
+            for text in ("", " ", " 1 ", "x", *TEXTS[column.type]):
+                agree(example | {column.name: text})
+        agree_on_numbers()
+
+
+def test_a_small_csv_needs_no_table(client: httpx.Client, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read(post(client, written(table.head(20), CSV), CSV)).drop("id")
+    monkeypatch.setattr(tables, "check_frame", None)
+    assert read(post(client, written(table.head(20), CSV), CSV)).drop("id").equals(expected)
+
+
+def test_empty_lines_are_no_end(client: httpx.Client, table: pl.DataFrame) -> None:
+    head, *lines = written(table.head(40), CSV).splitlines(keepends=True)
+    content = head + lines[0] + b"\n" * 40_000 + b"".join(lines[1:])
+    assert read(post(client, content, CSV)).height == 40
 
 
 def test_tables_that_are_none(client: httpx.Client, table: pl.DataFrame) -> None:

@@ -271,6 +271,19 @@ def test_bytes_in_and_out(client: httpx.Client, address: str, body: Body, expect
     assert answer.json()["outputs"][0]["data"] == [expected]
 
 
+def test_the_header_of_bytes_is_documented(client: httpx.Client, body: Body) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    operations = [methods["post"] for path, methods in paths.items() if path.startswith("/v2") and "infer" in path]
+    assert len(operations) == 2
+    for operation in operations:
+        sent = [one for one in operation["parameters"] if one["in"] == "header"]
+        answered = operation["responses"]["200"]
+        assert [one["name"] for one in sent] == list(answered["headers"]) == list(binary(body)[1])
+        assert not sent[0]["required"]
+        assert "application/octet-stream" in operation["requestBody"]["content"]
+        assert "application/octet-stream" in answered["content"]
+
+
 def test_nan_is_missing_and_infinity_is_no_number(
     client: httpx.Client, address: str, body: Body, row: dict[str, Any]
 ) -> None:

@@ -126,6 +126,12 @@ def plane(state: State) -> Plane:
     return found
 
 
+def out_of_range(errors: Sequence[Problem]) -> Answer:
+    """Answer that rows fit the signature, and yet cannot be computed."""
+    detail = f"row {errors[0].row} {OVERFLOW}, though it fits the signature: look at times and large numbers"
+    return problem(422, "range", detail, errors)
+
+
 def _predict(predictor: Predictor, call: Call, asked: Asked) -> Answer:
     return _encoded(predictor, call, asked, _made(predictor, call, asked))
 
@@ -155,6 +161,5 @@ def _made(predictor: Predictor, call: Call, asked: Asked) -> Made:
         REJECTED.labels("http").inc(len(failing))
         if len(failing) == len(rows) or not asked.spare(failing, OVERFLOW):
             errors = [Problem(place, "", "range", OVERFLOW) for place in failing]
-            detail = f"row {failing[0]} {OVERFLOW}, though it fits the signature: look at times and large numbers"
-            raise Refused(problem(422, "range", detail, errors)) from None
+            raise Refused(out_of_range(errors)) from None
         return predictor.predict([row for place, row in enumerate(rows) if place not in set(failing)], call.started)

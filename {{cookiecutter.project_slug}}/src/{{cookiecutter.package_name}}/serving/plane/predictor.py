@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 PROCESS = secrets.token_hex(6)
 NUMBERS = itertools.count()
+
+SHAPE = re.compile(r"([0-9a-f]{12})([0-9a-f]{12})[0-9a-f]{6}(?:-[0-9]+)?")  # of an id: milliseconds, process, number
+JUST_NOW = 60.0  # seconds; far longer than it takes to write the log, because clocks of machines differ
 
 Made = list[tuple[str, dict[str, Any]]]  # predictions, each after its id
 
@@ -106,3 +110,11 @@ class Predictor:
         except Exception:
             return False
         return True
+
+
+def made_elsewhere(identity: str) -> bool:
+    """Say whether an id is that of a prediction which another process may have made just now, and not written yet."""
+    parts = SHAPE.fullmatch(identity)
+    if parts is None or parts[2] == PROCESS:
+        return False
+    return abs(time.time() - int(parts[1], 16) / 1e3) < JUST_NOW

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ...telemetry.metrics import REJECTED
-from ...validation import REASONS, ROW, Problem, check_frame
+from ...validation import REASONS, ROW, Checked, Problem, check_frame, polars_type
 from ..answers import API, LIMIT, Answer, Call, Refused, problem
 from ..state import State
-from . import Plane, arrow
+from . import OVERFLOW, Plane, arrow, out_of_range, plain
 from .predictor import Predictor
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ KINDS = {CSV: CSV, PARQUET: PARQUET, b"application/x-parquet": PARQUET, ARROW: A
 SENT = {CSV: b"text/csv; charset=utf-8"}
 CHUNK = 16_384  # rows that are worked off together
 MOST = 1_000_000  # rows of a Parquet or Arrow body: a packed column can stand for any number
+SMALL = 16_000  # bytes of a CSV that needs no table; fewer than the rows of a chunk, so it is one
 DELIMITERS = ",;\t|"
 
 
@@ -37,14 +40,11 @@ def answer(state: State, plane: Plane, call: Call, kind: bytes) -> Awaitable[Ans
 
 def _answer(state: State, predictor: Predictor, call: Call, kind: bytes) -> Answer:
     each = state.settings.serving.failures == "row"
-    if not each:
-        errors = list(itertools.islice(_errors(predictor, call, kind), LIMIT))
-        if errors:
-            REJECTED.labels("http").inc(len({error.row for error in errors}))
-            first = f"row {errors[0].row}: {errors[0].message}"
-            raise Refused(problem(422, "signature", f"the table does not fit the model's signature: {first}", errors))
-    made = _made(state, predictor, call, kind, each)
     headers = (*API, (b"x-model-version", predictor.version.encode()))
+    if kind == CSV and call.upload is None and len(call.body) <= SMALL and (small := _small(predictor, call, each)):
+        return Answer(200, small, SENT[CSV], headers)
+    chunks = _checked(predictor, call, kind) if each else _good(predictor, call, kind)
+    made = _made(state, predictor, chunks, call, each)
     if kind == CSV:
         first_chunk = _csv(next(made), header=True)
         return Answer(200, first_chunk, SENT[CSV], headers, (_csv(frame, header=False) for frame in made))
@@ -55,26 +55,87 @@ def _answer(state: State, predictor: Predictor, call: Call, kind: bytes) -> Answ
     return Answer(200, target.getvalue(), kind, headers)
 
 
-def _errors(predictor: Predictor, call: Call, kind: bytes) -> Iterator[Problem]:
+def _small(predictor: Predictor, call: Call, each: bool) -> bytes:
+    """Return the answer to a small CSV whose rows are plain and good; nothing if they are not."""
+    import polars as pl
+
+    names, lines = next(_csv_lines(io.BytesIO(call.body)), ((), []))
+    rows = plain.rows(predictor, names, lines)
+    if not rows:
+        return b""
+    try:
+        found = predictor.predict(rows, call.started)
+    except Exception:  # as a table they are looked at one by one
+        return b""
+    made = [(identity, *output.values()) for identity, output in found]
+    kinds = {"id": pl.String(), **{column.name: polars_type(column) for column in predictor.signature.outputs}}
+    table = pl.DataFrame(made, kinds, orient="row", strict=False)
+    return _csv(table.with_columns(error=pl.lit(None, pl.String)) if each else table, header=True)
+
+
+def _checked(predictor: Predictor, call: Call, kind: bytes) -> Iterator[Checked]:
     for first, chunk in _chunks(predictor, call, kind):
-        bad = check_frame(predictor.signature, chunk, first).bad
-        for place, reasons in zip(bad[ROW], bad[REASONS], strict=True):
-            yield Problem(place, "", "type", reasons)
+        yield check_frame(predictor.signature, chunk, first)
 
 
-def _made(state: State, predictor: Predictor, call: Call, kind: bytes, each: bool) -> Iterator[pl.DataFrame]:
+def _good(predictor: Predictor, call: Call, kind: bytes) -> Iterable[Checked]:
+    """Refuse the table if a row does not fit; else give its chunks, read once more unless there is only one."""
+    errors: list[Problem] = []
+    chunks = 0
+    for checked in _checked(predictor, call, kind):
+        chunks += 1
+        bad = zip(checked.bad[ROW], checked.bad[REASONS], strict=True)
+        errors += [Problem(place, "", "type", reasons) for place, reasons in bad][: LIMIT - len(errors)]
+        if len(errors) == LIMIT:
+            break
+    if errors:
+        REJECTED.labels("http").inc(len(errors))
+        first = f"row {errors[0].row}: {errors[0].message}"
+        raise Refused(problem(422, "signature", f"the table does not fit the model's signature: {first}", errors))
+    return [checked] if chunks == 1 else _checked(predictor, call, kind)
+
+
+def _made(
+    state: State, predictor: Predictor, chunks: Iterable[Checked], call: Call, each: bool
+) -> Iterator[pl.DataFrame]:
     """Score the chunks, log the predictions, and give the columns of the answer."""
     import polars as pl
 
-    for first, chunk in _chunks(predictor, call, kind):
-        checked = check_frame(predictor.signature, chunk, first)
-        made = predictor.table(checked.good, call.started).with_columns(checked.good[ROW])
+    for checked in chunks:
+        good, bad = checked.good, checked.bad.select(ROW, pl.col(REASONS).alias("error"))
+        try:
+            made = predictor.table(good, call.started)
+        except Exception:
+            failing = _failing(predictor, good, each)
+            if failing is None:
+                raise  # the model's fault, not that of the rows
+            bad = bad.vstack(good.filter(failing).select(ROW, pl.lit(OVERFLOW).alias("error")))
+            good = good.filter(~failing)
+            made = predictor.table(good, call.started)
+        made = made.with_columns(good[ROW])
         if each:
-            bad = checked.bad.select(ROW, pl.col(REASONS).alias("error"))
             REJECTED.labels("http").inc(bad.height)
             made = pl.concat([made, bad], how="diagonal").sort(ROW)
         state.events.wait()
         yield made.drop(ROW)
+
+
+def _failing(predictor: Predictor, good: pl.DataFrame, each: bool) -> pl.Series | None:
+    """Say which rows the model cannot compute, or nothing if it is not their fault.
+
+    All rows are refused unless the others may go on without them.
+    """
+    import polars as pl
+
+    dicts = good.select(list(predictor.signature.by_name)).to_dicts()
+    places = predictor.failing(msgspec.convert(dicts, list[predictor.row]))  # type: ignore[name-defined]
+    if not places or not predictor.works():
+        return None
+    if not each or len(places) == good.height:
+        errors = [Problem(good[ROW][place], "", "range", OVERFLOW) for place in places[:LIMIT]]
+        REJECTED.labels("http").inc(len(places))
+        raise Refused(out_of_range(errors)) from None
+    return pl.Series([place in set(places) for place in range(good.height)])
 
 
 def _csv(frame: pl.DataFrame, header: bool) -> bytes:
@@ -85,7 +146,7 @@ def _chunks(predictor: Predictor, call: Call, kind: bytes) -> Iterator[tuple[int
     """Read the table; give the number of the first row of each chunk, from 0, and the chunk."""
     source: Any = call.upload or io.BytesIO(call.body)
     source.seek(0)
-    chunks = _csv_chunks(source, call) if kind == CSV else _whole(source, kind)
+    chunks = _csv_chunks(source) if kind == CSV else _whole(source, kind)
     first = 0
     for chunk in chunks:
         if first == 0:
@@ -104,9 +165,15 @@ def _columns(predictor: Predictor, chunk: pl.DataFrame) -> None:
         raise Refused(problem(422, "signature", detail, errors))
 
 
-def _csv_chunks(source: Any, call: Call) -> Iterator[pl.DataFrame]:
+def _csv_chunks(source: Any) -> Iterator[pl.DataFrame]:
     import polars as pl
 
+    for names, lines in _csv_lines(source):
+        yield pl.DataFrame(lines, dict.fromkeys(names, pl.String), orient="row")
+
+
+def _csv_lines(source: Any) -> Iterator[tuple[Sequence[str], list[list[str]]]]:
+    """Read a CSV; give the names of its columns, and with them the fields of each line, by chunks."""
     text = io.TextIOWrapper(source, encoding="utf-8-sig", newline="")
     row = 0
     try:
@@ -115,14 +182,14 @@ def _csv_chunks(source: Any, call: Call) -> Iterator[pl.DataFrame]:
         names = next(csv.reader([start], delimiter=delimiter), [])
         if len(set(names)) < len(names) or not names:
             raise Refused(problem(422, "shape", "the first line must name the columns, each once"))
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        while lines := [line for line in itertools.islice(reader, CHUNK) if line]:
+        reader = filter(None, csv.reader(text, delimiter=delimiter, strict=True))  # without empty lines
+        while lines := list(itertools.islice(reader, CHUNK)):
             for line in lines:
                 if len(line) != len(names):
                     detail = f"row {row} of the table has {len(line)} fields, and the first line {len(names)}"
                     raise Refused(problem(422, "shape", detail))
                 row += 1
-            yield pl.DataFrame(lines, dict.fromkeys(names, pl.String), orient="row")
+            yield names, lines
     except UnicodeDecodeError:
         raise Refused(problem(400, "malformed", "the table is not UTF-8: save it as CSV UTF-8")) from None
     except csv.Error:

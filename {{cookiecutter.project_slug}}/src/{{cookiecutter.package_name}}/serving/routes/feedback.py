@@ -15,10 +15,12 @@ from ...store.feedback import contract, write
 from ...store.queries import known_predictions
 from ..answers import NO_CHAMPION, Answer, Call, Refused, Route, Routes, problem
 from ..plane.asked import json_only, misfits, parse
+from ..plane.predictor import made_elsewhere
 from ..state import State
 
 PATH = "/v1/feedback"
 SETTLE = 0.3  # seconds in which another worker has surely written a prediction that it just made
+LOOKS = 6  # at the log in that time
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +58,10 @@ def _known(state: State, ids: Collection[str]) -> set[str]:
     """Return the ids that the log holds, with those made a moment ago, here or by another worker."""
     state.events.flush()
     known = known_predictions(state.store, ids)
-    if len(known) < len(ids):
-        time.sleep(SETTLE)
-        known |= known_predictions(state.store, ids)
+    for _ in range(LOOKS):
+        coming = [identity for identity in ids if identity not in known and made_elsewhere(identity)]
+        if not coming:
+            break
+        time.sleep(SETTLE / LOOKS)
+        known |= known_predictions(state.store, coming)
     return known

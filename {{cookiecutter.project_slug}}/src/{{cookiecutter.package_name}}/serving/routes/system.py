@@ -20,11 +20,10 @@ START = b'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#api", deepLinking: t
 
 def routes(state: State) -> Routes:
     """Return the routes."""
-    metrics = b"text/plain; version=0.0.4; charset=utf-8"
     return {
         ("GET", "/health/live"): Route(lambda _: _json({"live": True}), "open"),
         ("GET", "/health/ready"): Route(lambda _: _ready(state), "open"),
-        ("GET", "/metrics"): Route(lambda _: asyncio.to_thread(lambda: Answer(200, exposition(), metrics)), page=True),
+        ("GET", "/metrics"): Route(lambda _: asyncio.to_thread(_metrics, state), page=True),
         ("GET", "/v1/model"): Route(lambda _: _model(state)),
         ("GET", "/docs"): Route(lambda _: Answer(200, API_PAGE, b"text/html; charset=utf-8", PAGE), page=True),
         ("GET", "/docs/start.js"): Route(lambda _: Answer(200, START, b"text/javascript", PAGE), page=True),
@@ -34,6 +33,11 @@ def routes(state: State) -> Routes:
 
 def _json(value: object, status: int = 200) -> Answer:
     return Answer(status, msgspec.json.encode(value))
+
+
+def _metrics(state: State) -> Answer:
+    state.events.gather()
+    return Answer(200, exposition(), b"text/plain; version=0.0.4; charset=utf-8")
 
 
 def _ready(state: State) -> Answer:

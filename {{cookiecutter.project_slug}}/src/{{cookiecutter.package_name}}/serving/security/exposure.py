@@ -7,12 +7,13 @@ import ssl
 from datetime import UTC, datetime
 
 from ...errors import ProjectError
-from ...settings import Settings
+from ...settings import Serving, Settings
 from ...store import keys
 from ...store.database import Store
 from .origins import ANY
 from .tokens import Tokens
 
+LOCAL = ("localhost", "127.0.0.1", "[::1]")  # what this machine calls itself
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; all of 1.3 are good
 
 
@@ -50,6 +51,20 @@ def loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def host_names(serving: Serving) -> tuple[str, ...]:
+    """Return the names that the service answers to; none if every one is good.
+
+    On loopback, where no key may be needed, these are names of this machine unless others are set: a website could
+    have its own name resolve to this machine, and then ask from somebody's browser (DNS rebinding).
+    """
+    if ANY in serving.trusted_hosts:
+        return ()
+    if serving.trusted_hosts or not loopback(serving.host):
+        return serving.trusted_hosts
+    own = f"[{serving.host}]" if ":" in serving.host else serving.host
+    return tuple(dict.fromkeys((*LOCAL, own)))
 
 
 def certificate(settings: Settings) -> dict[str, str]:

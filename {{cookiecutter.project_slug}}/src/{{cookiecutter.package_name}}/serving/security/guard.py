@@ -17,7 +17,7 @@ from ...store.database import Store
 from ..answers import Answer, Headers, Scope
 from . import origins
 from .callers import FORBIDDEN, INVALID, MISSING, WRONG, Caller, granted, too_fast, unauthorized
-from .exposure import loopback
+from .exposure import host_names, loopback
 from .rates import Bucket, bucket
 from .tokens import Tokens
 
@@ -49,14 +49,14 @@ class Guard:
         serving = settings.serving
         self._store, self._origins = store, serving.cors_origins
         self._named, self._other = origins.shared(settings)
-        self._hosts = origins.hosts(serving.trusted_hosts)
+        self._answers_to = origins.answers_to(host_names(serving))
         self._tokens = Tokens(serving) if serving.issuer else None
         self._callers: Mapping[bytes, Caller] = {}
         self._recent: dict[Sent, Caller] = {}
         self._buckets: dict[str, Bucket] = {}
         self._always = bool(self._tokens) or not loopback(serving.host)
         self._trouble = ""
-        self._free = False  # whether there is nothing to check
+        self._free = False  # whether there is nothing to check but the host
         self.closed = True  # whether callers need a key
         basic = f'Basic realm="{settings.project.slug}", charset="UTF-8"'.encode()
         self._missing = unauthorized(MISSING, b"Bearer"), unauthorized(MISSING, basic)
@@ -77,13 +77,14 @@ class Guard:
         Returns:
             Who sends it, by the name of the key (empty if nobody has to say), or the refusal.
         """
-        if self._free:
+        named = self._answers_to(headers.get(b"host", b""))
+        if self._free and named:
             return ""
         if method == "OPTIONS" and (answer := origins.preflight(self._origins, headers)):
             return answer
         if scope == "open":
             return ""
-        if self._hosts and not self._hosts.fullmatch(headers.get(b"host", b"")):
+        if not named:
             return origins.WRONG_HOST
         if not self.closed:
             return ""
@@ -130,7 +131,7 @@ class Guard:
         self._recent = {}  # after the callers: a request that is being looked up writes into the old one
         self._always = self._always or bool(known)
         self.closed = self._always
-        self._free = not (self.closed or self._hosts or self._origins)
+        self._free = not (self.closed or self._origins)
 
     def _caller(self, key: keys.Key) -> Caller:
         until = key.expires.timestamp() if key.expires else float("inf")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from ...settings import Settings
 from ..answers import API, Answer, Headers, problem
@@ -22,7 +23,9 @@ WELCOME = Answer(204, b"", headers=(*API, *ALLOWED))
 STRANGER = problem(
     403, "origin", "this website may not call from a browser: its origin must be added to serving.cors_origins"
 )
-WRONG_HOST = problem(400, "host", "the service does not answer to this host name: use its own, or have it added")
+WRONG_HOST = problem(
+    400, "host", "the service does not answer to this host name: use its own, or add this one to serving.trusted_hosts"
+)
 
 
 def shared(settings: Settings) -> tuple[Mapping[bytes | None, Headers], Headers]:
@@ -52,13 +55,14 @@ def preflight(origins: Sequence[str], headers: Mapping[bytes, bytes]) -> Answer 
     return WELCOME if ANY in origins or origin.decode("latin-1") in origins else STRANGER
 
 
-def hosts(names: Sequence[str]) -> re.Pattern[bytes] | None:
-    """Return what a ``Host`` header has to match, with any port; None if every one is good.
+def answers_to(names: Sequence[str]) -> Callable[[bytes], bool]:
+    """Return what says whether a ``Host`` header, with any port, is one of these names; it remembers the last ones.
 
     Args:
-        names: host names; ``*.example.com`` is all below that one.
+        names: host names; ``*.example.com`` is all below that one. None stands for every name.
     """
-    if not names or ANY in names:
-        return None
+    if not names:
+        return lambda host: True
     parts = [re.escape(name).replace(r"\*\.", r"(?:[a-z0-9_-]+\.)+", 1) for name in names]
-    return re.compile(f"(?:{'|'.join(parts)})(?::[0-9]+)?".encode(), re.IGNORECASE)
+    pattern = re.compile(f"(?:{'|'.join(parts)})(?::[0-9]+)?".encode(), re.IGNORECASE)
+    return lru_cache(lambda host: pattern.fullmatch(host) is not None)

@@ -27,6 +27,7 @@ from ..plane.predictor import Made, Predictor
 from ..routes import v2
 from ..security import Guard
 from ..security.exposure import certificate
+from ..security.origins import ANY
 from ..state import State
 from . import tensors
 from .messages import message
@@ -72,7 +73,7 @@ class Server:
     def __init__(self, state: State) -> None:
         self._state, self._serving = state, state.settings.serving
         # Names of hosts are held against browsers that are led astray, and no browser speaks gRPC.
-        anywhere = state.settings.serving.model_copy(update={"trusted_hosts": ()})
+        anywhere = state.settings.serving.model_copy(update={"trusted_hosts": (ANY,)})
         self._guard = Guard(state.settings.model_copy(update={"serving": anywhere}), state.store)
         state.followers.append(self._guard.refresh)
         self._server: Any = None
