@@ -248,10 +248,15 @@ def test_metrics_count_requests_and_rows(client: httpx.Client, row: dict[str, An
 
 
 def test_metrics_have_every_request_in_a_bucket(client: httpx.Client, row: dict[str, Any]) -> None:
+    base = "http_request_duration_seconds"
+
     def lines(name: str) -> list[float]:
         found = client.get("/metrics").text.splitlines()
-        start = f"http_request_duration_seconds_{name}{{"
-        return [float(one.rpartition(" ")[2]) for one in found if one.startswith(start) and '"/v1/predict"' in one]
+        return [
+            float(one.rpartition(" ")[2])
+            for one in found
+            if one.startswith(f"{base}_{name}") and '"/v1/predict"' in one
+        ]
 
     client.post(PATH, json={"row": row})
     buckets, number, seconds = lines("bucket"), lines("count"), lines("sum")
