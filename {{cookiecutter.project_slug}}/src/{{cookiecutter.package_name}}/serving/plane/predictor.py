@@ -92,10 +92,10 @@ class Predictor:
             self._log(Prediction(request, now, self.version, elapsed, rows[0], outputs[0]))
             self._count()
             return [(request, outputs[0])]
-        made = [(f"{request}-{place}", output) for place, output in enumerate(outputs)]
-        version = self.version
-        pairs = zip(rows, made, strict=True)
-        self._log_many([Prediction(one[0], now, version, elapsed, row, one[1]) for row, one in pairs])
+        ids = [f"{request}-{place}" for place in range(len(rows))]
+        alike = (itertools.repeat(one) for one in (now, self.version, elapsed))
+        self._log_many(list(map(Prediction._make, zip(ids, *alike, rows, outputs, strict=False))))
+        made = list(zip(ids, outputs, strict=True))
         self._count(len(made))
         return made
 
