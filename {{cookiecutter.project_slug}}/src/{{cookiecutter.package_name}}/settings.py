@@ -79,8 +79,8 @@ class Serving(Section):
 
     On ``grpc_port`` it also speaks the Open Inference Protocol over gRPC, with the extra ``grpc``; 0 is off.
 
-    A request has at most ``max_body_mb`` of body, unpacked, and ``max_rows``; a table (CSV, Parquet, Arrow) may have
-    ``max_upload_mb``, which goes by way of a temporary file. It must be there within ``body_seconds``; a connection
+    A request has at most ``max_body_mb`` of body, unpacked, and ``max_rows``; a CSV may have ``max_upload_mb``,
+    which goes by way of a temporary file. It must be there within ``body_seconds``; a connection
     may be silent for ``idle_seconds``. Each worker holds ``max_connections`` and up to ``queue`` requests that wait for
     a thread; it refuses more, and those that waited for ``wait_seconds``. On SIGTERM it says for ``drain_seconds`` that
     it is not ready, before it ends.

@@ -108,7 +108,7 @@ def _service(settings: Settings) -> Iterator[str]:
     yield f"answers to {', '.join(host_names(serving)) or 'any host name'}"
     yield f"websites that may call from a browser: {', '.join(serving.cors_origins) or 'none'}"
     yield (
-        f"a request has at most {serving.max_body_mb:g} MB (tables {serving.max_upload_mb:g} MB), "
+        f"a request has at most {serving.max_body_mb:g} MB (CSV {serving.max_upload_mb:g} MB), "
         f"{serving.max_rows:,} rows and {serving.body_seconds:g} s; {serving.max_connections:,} connections a worker"
     )
     yield from _risks(settings, active, now)

@@ -21,8 +21,13 @@ from .app import Service
 
 SHORT = 262_144  # bytes of a body that is collected here
 LONG = {b"transfer-encoding", b"content-encoding", b"upgrade"}  # with one of these a request is none
+HEAD = 65_536  # bytes of the request line and the headers: the parser itself has no limit
 LOOK = 5.0  # seconds between looks for silent connections
 
+LENGTHY = problem(431, "headers", "the address and the headers are too long: send less than 64 kB of them")
+UNREADABLE = problem(
+    400, "malformed", "this is no HTTP request that can be read: look at its first line and its headers"
+)
 SLOW = problem(408, "timeout", "the request did not arrive in time: send it again")
 STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
@@ -56,6 +61,8 @@ class Protocol(HttpToolsProtocol):
         self._sender: str | Answer = ""
         self._body: list[bytes] = []
         self._heard = 0.0
+        self._head = 0  # bytes that came while the headers were not whole
+        self._headed = False  # whether they are
         self._begun: float | None = None  # when the request that is not whole yet began
         self._watch: Any = None
         self._closing = False
@@ -75,9 +82,18 @@ class Protocol(HttpToolsProtocol):
         self._watch.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse."""
+        """Parse, up to a limit of what has to be parsed at once."""
         self._heard = self.loop.time()
+        if not self._headed:
+            self._head += len(data)
+            if self._head > HEAD + len(data):
+                self._end(LENGTHY)
+                return
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP."""
+        self._end(UNREADABLE)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -86,10 +102,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
+        self._headed = True
         self._surplus = self._surplus and self._full()  # those that came before go on
         if self._surplus:
-            self._closing = True
-            self._write(BUSY, ())
+            self._end(BUSY)
             return
         path, _, _ = self.url.partition(b"?")
         known = self.service.short.get((self.parser.get_method(), path))
@@ -114,7 +130,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer, if the request is a short one."""
-        self._begun = None
+        self._begun, self._head, self._headed = None, 0, False
         if self._short is None:
             if not self.transport.is_closing():
                 super().on_message_complete()
@@ -145,6 +161,14 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.app = app
         super().on_message_complete()
+
+    def _end(self, answer: Answer) -> None:
+        """Answer, and close the connection; in the middle of another answer only that."""
+        self._closing = True
+        if self.cycle is None or self.cycle.response_complete:
+            self._write(answer, ())
+        else:
+            self.transport.close()
 
     def _write(self, answer: Answer, shared: Headers) -> None:
         alive = not self._closing and self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
@@ -187,8 +211,7 @@ class Protocol(HttpToolsProtocol):
         now, settings = self.loop.time(), self.service.settings.serving
         waits = self.cycle is None or self.cycle.response_complete
         if self._begun is not None and waits and now - self._begun > settings.body_seconds:
-            self._closing = True
-            self._write(SLOW, ())
+            self._end(SLOW)
         elif self._begun is None and waits and now - self._heard > settings.idle_seconds:
             self.transport.close()
         else:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import signal
 import socket
 import threading
@@ -113,8 +114,24 @@ def test_what_is_no_http_is_refused(client: httpx.Client) -> None:
     for nonsense in (b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
         with connected(client) as connection:
             connection.sendall(nonsense)
-            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+            status, headers, body = answers(connection, 1)[0]
+            assert (status, json.loads(body)["code"], headers["connection"]) == (400, "malformed", "close")
+            assert connection.recv(1) == b""
     assert client.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("head", [b"GET /health/live?%s", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: %s"])
+def test_headers_without_end_are_refused(client: httpx.Client, head: bytes) -> None:
+    with connected(client) as connection:
+        connection.sendall(head % (b"a" * 70_000))
+        while not select.select([connection], [], [], 0.05)[0]:
+            connection.sendall(b"a")
+        status, headers, body = answers(connection, 1)[0]
+        assert (status, json.loads(body)["code"], headers["connection"]) == (431, "headers", "close")
+    last = b"\r\n\r\n" if b"X-A" in head else b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(client) as connection:
+        connection.sendall(head % (b"a" * 60_000) + last)
+        assert answers(connection, 1)[0][0] == 200
 
 
 def test_a_request_that_stalls_is_ended(

@@ -188,6 +188,8 @@ def test_tables_that_are_none(client: httpx.Client, table: pl.DataFrame) -> None
         "Latin-1": (good + "ü".encode("latin-1"), CSV, 400, "malformed"),
         "an open quote": (good + b'"', CSV, 400, "malformed"),
         "NUL": (b"\x00" * 100, CSV, 422, "shape"),
+        "a line without end": (good + b"a" * 2_000_000, CSV, 422, "shape"),
+        "a first line without end": (b" " * 2_000_000, CSV, 422, "shape"),
         "no Parquet": (good, PARQUET, 400, "malformed"),
         "cut Parquet": (written(table, PARQUET)[:-9], PARQUET, 400, "malformed"),
         "no Arrow": (good, ARROW, 400, "malformed"),

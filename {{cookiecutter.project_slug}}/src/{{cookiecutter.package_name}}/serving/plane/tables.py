@@ -26,6 +26,7 @@ SENT = {CSV: b"text/csv; charset=utf-8"}
 CHUNK = 16_384  # rows that are worked off together
 MOST = 1_000_000  # rows of a Parquet or Arrow body: a packed column can stand for any number
 SMALL = 16_000  # bytes of a CSV that needs no table; fewer than the rows of a chunk, so it is one
+LONGEST = 1_000_000  # characters of a line of CSV
 DELIMITERS = ",;\t|"
 
 
@@ -177,12 +178,12 @@ def _csv_lines(source: Any) -> Iterator[tuple[Sequence[str], list[list[str]]]]:
     text = io.TextIOWrapper(source, encoding="utf-8-sig", newline="")
     row = 0
     try:
-        start = text.readline(65_536)
+        start = next(_lines(text), "")
         delimiter = max(DELIMITERS, key=start.count)
         names = next(csv.reader([start], delimiter=delimiter), [])
         if len(set(names)) < len(names) or not names:
             raise Refused(problem(422, "shape", "the first line must name the columns, each once"))
-        reader = filter(None, csv.reader(text, delimiter=delimiter, strict=True))  # without empty lines
+        reader = filter(None, csv.reader(_lines(text), delimiter=delimiter, strict=True))  # without empty lines
         while lines := list(itertools.islice(reader, CHUNK)):
             for line in lines:
                 if len(line) != len(names):
@@ -197,6 +198,14 @@ def _csv_lines(source: Any) -> Iterator[tuple[Sequence[str], list[list[str]]]]:
         raise Refused(problem(400, "malformed", detail)) from None
     finally:
         text.detach()  # the file is read once more
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """Read lines of bounded length: memory must not grow with what somebody sends."""
+    while line := text.readline(LONGEST):
+        if len(line) == LONGEST:
+            raise Refused(problem(422, "shape", f"a line of the table is longer than {LONGEST:,} characters"))
+        yield line
 
 
 def _whole(source: Any, kind: bytes) -> Iterator[pl.DataFrame]:

@@ -11,7 +11,7 @@ from ..answers import API, Answer, Headers, problem
 
 ANY = "*"
 TLS_ONLY: Headers = ((b"strict-transport-security", b"max-age=31536000"),)
-EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
+EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after, x-model-version, x-next")
 VARY = (b"vary", b"origin")
 ALLOWED: Headers = (
     (b"access-control-allow-methods", b"GET, HEAD, POST"),
