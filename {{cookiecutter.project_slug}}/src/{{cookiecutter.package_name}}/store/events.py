@@ -249,8 +249,3 @@ def record(store: Store, action: str, version: str, actor: str, **more: Any) -> 
 def upsert(connection: Connection, table: Table) -> Any:
     """Return an INSERT for ``table`` that can say what to do on conflict, in the database's own dialect."""
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
-
-
-def now() -> float:
-    """Return the time of an event, in seconds since the epoch."""
-    return time.time()
