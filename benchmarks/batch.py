@@ -55,7 +55,7 @@ def by_pandas(data: Path, out: Path) -> float:
 
 def by_onnx(data: Path, out: Path) -> float:
     """The least that any way around this session can take: its runs alone, over arrays made before."""
-    from bike_demand.models.runtimes.onnx import matrices
+    from bike_demand.models.matrix import matrices
 
     runtime, seconds = _scorer()._runtime, 0.0
     for frame in _frames(data):

@@ -28,7 +28,7 @@ def test_regression_is_converted_and_predicts_the_same(
     champion: Settings, trained: dict[str, Source], rows: pl.DataFrame
 ) -> None:
     bundle = Registry(champion).load("champion")
-    assert bundle.manifest["runtime"] == "onnx"
+    assert bundle.manifest["runtime"] == "trees"
     assert bundle.parity["largest"] < 1e-4
     good = check_frame(bundle.signature, rows).good
     from project import features
@@ -67,7 +67,7 @@ def test_signature_is_read_off_the_sample(champion: Settings) -> None:
 def test_logarithmic_boosting_predicts_the_same(settings: Settings, tmp_path: Path, loss: str) -> None:
     source, model, frame = _boosting(tmp_path, loss=loss)
     bundle = import_model(settings, source)
-    assert bundle.manifest["runtime"] == "onnx"
+    assert bundle.manifest["runtime"] == "trees"
     np.testing.assert_allclose(Scorer(bundle).frame(frame)["prediction"], model.predict(frame.to_numpy()), rtol=1e-4)
 
 

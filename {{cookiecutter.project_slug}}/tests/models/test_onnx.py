@@ -24,7 +24,7 @@ from project.errors import ProjectError
 from project.models import conversion, parity
 from project.models.importing import import_model
 from project.models.registry import CHAMPION, Registry
-from project.models.runtimes import load as load_runtime
+from project.models.runtimes import features
 from project.models.runtimes.onnx import OnnxRuntime
 from project.models.scorer import Scorer
 from project.settings import Models, Settings
@@ -325,10 +325,11 @@ def test_one_row_alone_is_scored_as_among_others(task: str, request: pytest.Fixt
 
 
 def test_one_row_waits_for_no_other_thread(champion: Settings) -> None:
-    runtime = load_runtime(Registry(champion).load(CHAMPION))
-    assert isinstance(runtime, OnnxRuntime)
-    assert runtime.single
+    bundle = Registry(champion).load(CHAMPION)
+    told = bundle.manifest
+    runtime = OnnxRuntime(str(bundle.folder / "model.onnx"), features(told["numeric"]), [], False, told["dtype"])
     numbers = [0.5] * len(runtime.numeric)
-    assert runtime.single(numbers) is not None
-    with runtime.single._lock:  # as if another thread were in there
+    assert runtime.single(numbers) == ([runtime.run(np.array([numbers], runtime.dtype), None)[0].item()], None)
+    assert runtime._single
+    with runtime._single._lock:  # as if another thread were in there
         assert runtime.single(numbers) is None

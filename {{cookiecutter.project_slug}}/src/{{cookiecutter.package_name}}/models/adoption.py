@@ -15,8 +15,8 @@ from ..signature import Scalar, Task
 from . import graphs
 from .graphs import Graph, Part, Proto, Step
 from .inference import scalar
+from .matrix import matrices
 from .runtimes import Array
-from .runtimes.onnx import matrices
 
 PROBE = 1000  # rows that show what the outputs are
 CLOSE = 1e-3  # how far from 1 the sum of a row of probabilities may be

@@ -12,11 +12,12 @@ import numpy as np
 from ..errors import ProjectError
 from ..settings import Settings
 from ..signature import Signature
-from . import conversion, formats, parity
+from . import conversion, ensembles, formats, parity
 from .formats import Imported
 from .runtimes import Array, Runtime
 from .runtimes.onnx import OnnxRuntime
 from .runtimes.original import OriginalRuntime, softmax
+from .runtimes.trees import Tables, TreesRuntime
 
 if TYPE_CHECKING:
     import polars as pl
@@ -142,7 +143,7 @@ def convert(
     Raises:
         ProjectError: a model that came as ONNX answers otherwise in the form that is served.
     """
-    chosen, report = _converted(settings, imported, table, answers)
+    chosen, tables, report = _converted(settings, imported, table, answers)
     if report["reason"]:
         say(f"kept as it is: {report['reason']}")
         manifest = {"runtime": "original", "model": imported.model, "code": imported.code}
@@ -154,33 +155,46 @@ def convert(
         say(f"note: {chosen.note}")
     manifest = {"runtime": "onnx", "model": "model.onnx", "code": False, "probabilities": answers.probabilities}
     manifest |= {name: getattr(chosen, name) for name in ("numeric", "text", "dtype")}
-    return manifest, {"model.onnx": chosen.model}, report
+    files = {"model.onnx": chosen.model}
+    if tables is not None:  # the graph stays, for whoever else wants to run it
+        say("its trees are small: laid out in tables, which are faster still")
+        manifest |= {"runtime": "trees", "model": "trees.npz"}
+        manifest |= {name: getattr(tables, name) for name in ("features", "link", "classes")}
+        files["trees.npz"] = tables.file()
+    return manifest, files, report
 
 
 def _converted(
     settings: Settings, imported: Imported, table: pl.DataFrame, answers: Answers
-) -> tuple[Any, dict[str, Any]]:
-    """Return the first graph that passes, and the report, whose ``reason`` says why none did."""
+) -> tuple[Any, Tables | None, dict[str, Any]]:
+    """Return the first graph that passes, its tables if it has any, and the report: its ``reason`` is why none did."""
     probe, compared, reason = table.head(PARITY_ROWS), dict[str, Any](), ""
     try:
         for graph in _candidates(imported, table, answers):
             try:
-                onnx = OnnxRuntime(graph.model, graph.numeric, graph.text, answers.probabilities, dtype=graph.dtype)
-                compared = parity.compare(answers.given, onnx.predict(probe), settings.models)
+                tables = ensembles.tables(graph)
+                runtime = _loaded(graph, tables, answers)
+                compared = parity.compare(answers.given, runtime.predict(probe), settings.models)
             except Exception as error:  # onnxruntime refuses graphs with errors of its own
                 reason = reason or f"the ONNX form does not run: {formats.first_line(error)}"
                 continue
             if compared["passed"]:
-                timed = {} if answers.graph else _timed(onnx, imported, answers, probe)
+                timed = {} if answers.graph else _timed(runtime, imported, answers, probe)
                 slower = timed.get("seconds_onnx", 0) > timed.get("seconds_original", 0)
                 reason = "the ONNX form is not faster" if slower else ""
-                return graph, {"converted": not reason, "reason": reason, **compared, **timed}
+                return graph, tables, {"converted": not reason, "reason": reason, **compared, **timed}
             reason = f"the ONNX form differs by {compared['p999']} {compared['unit']}"
     except conversion.NotConvertibleError as error:
         reason = reason or f"no ONNX form: {error}"
     if answers.graph:
         raise ProjectError(f"the graph cannot be brought into a form that can be served: {reason}")
-    return None, {"converted": False, "reason": reason, **compared}
+    return None, None, {"converted": False, "reason": reason, **compared}
+
+
+def _loaded(graph: conversion.Graph, tables: Tables | None, answers: Answers) -> Runtime:
+    if tables is not None:
+        return TreesRuntime(tables)
+    return OnnxRuntime(graph.model, graph.numeric, graph.text, answers.probabilities, dtype=graph.dtype)
 
 
 def _candidates(imported: Imported, table: pl.DataFrame, answers: Answers) -> Iterator[conversion.Graph]:
@@ -192,10 +206,10 @@ def _candidates(imported: Imported, table: pl.DataFrame, answers: Answers) -> It
         yield from conversion.attempts(imported, table, answers.probabilities, answers.classes)
 
 
-def _timed(onnx: OnnxRuntime, imported: Imported, answers: Answers, probe: pl.DataFrame) -> dict[str, float]:
+def _timed(converted: Runtime, imported: Imported, answers: Answers, probe: pl.DataFrame) -> dict[str, float]:
     """Return the shortest of some times for one row, in seconds, in either form; in turns, as a machine has moods."""
     original = OriginalRuntime(imported.estimator, answers.probabilities, answers.classes or (), answers.softmax)
-    forms: dict[str, Runtime] = {"seconds_onnx": onnx, "seconds_original": original}
+    forms: dict[str, Runtime] = {"seconds_onnx": converted, "seconds_original": original}
     best, row = dict.fromkeys(forms, float("inf")), probe.head(1)
     for _ in range(TIMED_RUNS):
         for name, form in forms.items():

@@ -263,7 +263,7 @@ def _runs_code(manifest: Mapping[str, Any]) -> bool:
     reviewed = isinstance(trusted, list) and all(isinstance(name, str) and name in REVIEWED for name in trusted)
     skops = kind == "sklearn" and Path(manifest["model"]).suffix == ".skops" and reviewed
     original = manifest["runtime"] == "original" and (skops or kind in ("lightgbm", "xgboost"))
-    return bool(manifest.get("code")) or not (original or manifest["runtime"] == "onnx")
+    return bool(manifest.get("code")) or not (original or manifest["runtime"] in ("onnx", "trees"))
 
 
 def _check_documents(bundle: Bundle, name: str) -> None:

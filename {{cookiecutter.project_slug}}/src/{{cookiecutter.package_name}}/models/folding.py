@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .graphs import Proto, Step, chain, replace
-from .runtimes.onnx import Feature
+from .runtimes import Feature
 
 MOST = 256  # features; beyond it encoding in the graph is cheaper
 

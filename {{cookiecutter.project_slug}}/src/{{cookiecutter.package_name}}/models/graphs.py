@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ProjectError
 from .formats import first_line
-from .runtimes.onnx import Feature
+from .runtimes import Feature
 
 Proto = Any  # of onnx, which comes without types
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import features
 from ..signature import Signature
-from .runtimes import Array
-from .runtimes.onnx import Feature
+from .runtimes import Array, Feature
+
+if TYPE_CHECKING:
+    import polars as pl
 
 MANY = 64  # rows from which on columns are faster
 MISSING = int(np.iinfo(np.int64).min)
@@ -64,9 +66,12 @@ class Matrix:
         scope: dict[str, Any] = {f"part_{part}": function for part, function in features.SCALAR.items()}
         scope["nan"] = float("nan")
         parts = []
-        for first, column, values in _runs(wanted):
+        for first, column, values, placed in _runs(wanted):
             place = self._place(column)
-            if values:
+            if placed:
+                scope[f"place_{first}"] = {value: float(number) for number, value in enumerate(values)}
+                parts.append(f"place_{first}.get(r.f{place} or '', {float(len(values))})")
+            elif values:
                 scope[f"is_{first}"] = {value: tuple(float(value == one) for one in values) for value in values}
                 scope[f"none_{first}"] = (0.0,) * len(values)
                 parts.append(f"*is_{first}.get(r.f{place} or '', none_{first})")
@@ -82,10 +87,10 @@ class Matrix:
     def _columns(self, wanted: Sequence[Feature]) -> Iterator[Fill]:
         """Give the functions that fill a matrix, each its columns."""
         parts: dict[int, list[tuple[int, str]]] = {}
-        for first, column, values in _runs(wanted):
+        for first, column, values, placed in _runs(wanted):
             place = self._place(column)
             if values:
-                yield _texts(first, attrgetter(f"f{place}"), values)
+                yield (_placed if placed else _texts)(first, attrgetter(f"f{place}"), values)
             elif column in self._places:
                 yield _numbers(first, attrgetter(f"f{place}"))
             else:
@@ -102,13 +107,20 @@ class Matrix:
         return features.source(column, self._times)[1]  # type: ignore[index]
 
 
-def _runs(wanted: Sequence[Feature]) -> Iterator[tuple[int, str, list[str]]]:
-    """Give each column with its first place, and the values of a text that stand as 0 and 1 side by side."""
+def _runs(wanted: Sequence[Feature]) -> Iterator[tuple[int, str, Sequence[str], bool]]:
+    """Give each column with its first place; of a text the values, and whether their place stands for them.
+
+    Otherwise they stand as 0 and 1 side by side.
+    """
     first = 0
     for column, run in groupby(wanted, lambda one: one[0] if isinstance(one, tuple) else None):
-        for names in [list(run)] if column else [[one] for one in run]:
-            yield first, column or str(names[0]), [one[1] for one in names] if column else []
-            first += len(names)
+        alike = list(run)
+        if column and all(isinstance(one[1], str) for one in alike):
+            yield first, column, [str(one[1]) for one in alike], False
+        else:
+            for place, one in enumerate(alike, first):
+                yield (place, one, (), False) if isinstance(one, str) else (place, one[0], one[1], True)
+        first += len(alike)
 
 
 def _numbers(place: int, value: Callable[[Any], Any]) -> Fill:
@@ -129,6 +141,15 @@ def _texts(first: int, value: Callable[[Any], Any], values: Sequence[str]) -> Fi
     return fill
 
 
+def _placed(place: int, value: Callable[[Any], Any], values: Sequence[str]) -> Fill:
+    known, none = {one: number for number, one in enumerate(values)}, len(values)
+
+    def fill(matrix: Array, rows: Sequence[Any]) -> None:
+        matrix[:, place] = [known.get(text or "", none) for text in map(value, rows)]
+
+    return fill
+
+
 def _parts(asked: Sequence[tuple[int, str]], value: Callable[[Any], Any]) -> Fill:
     def fill(matrix: Array, rows: Sequence[Any]) -> None:
         micros = np.array([_micros(features.utc(value(row))) for row in rows], np.int64)
@@ -143,3 +164,31 @@ def _micros(moment: datetime | None) -> int:
         return MISSING
     since = moment - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds  # twice as fast as a division
+
+
+def matrices(
+    frame: pl.DataFrame, numeric: Sequence[Feature], text: Sequence[str], dtype: str | np.dtype[Any]
+) -> dict[str, Array]:
+    """Return the columns of a table as ``numeric`` (column by column) and ``text``, if there are any of the kind."""
+    import polars as pl
+
+    found: dict[str, Array] = {}
+    if numeric:
+        kind = pl.Float32 if np.dtype(dtype) == np.float32 else pl.Float64
+        texts = {one[0]: frame[one[0]].fill_null("") for one in numeric if isinstance(one, tuple)}
+
+        def column(one: Feature) -> pl.Series:
+            if isinstance(one, str):
+                return frame[one].cast(kind)
+            given, known = texts[one[0]], one[1]
+            if isinstance(known, str):
+                return (given == known).cast(kind)
+            return given.replace_strict(known, range(len(known)), default=len(known), return_dtype=kind)
+
+        table = pl.DataFrame([column(one).alias(str(place)) for place, one in enumerate(numeric)])
+        found["numeric"] = table.to_numpy(order="fortran")
+    if text:
+        found["text"] = np.empty((frame.height, len(text)), object)
+        for place, name in enumerate(text):
+            found["text"][:, place] = frame[name].fill_null("").to_numpy()
+    return found

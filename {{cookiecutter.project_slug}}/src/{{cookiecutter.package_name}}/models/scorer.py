@@ -15,8 +15,7 @@ from ..signature import PREDICTION
 from ..validation import row_type
 from .bundle import Bundle
 from .matrix import Matrix
-from .runtimes import load
-from .runtimes.onnx import OnnxRuntime, Outputs
+from .runtimes import MatrixRuntime, Outputs, load
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,10 +52,11 @@ class Scorer:
         self._boolean = self.signature.outputs[0].type == "boolean"
         self._transform = _transform(bundle)
         self._runtime = load(bundle)
-        if isinstance(self._runtime, OnnxRuntime) and self._transform is None:
-            numeric, places = self._runtime.numeric, {column.name: n for n, column in enumerate(self.signature.inputs)}
-            self._matrix = Matrix(self.signature, numeric, self._runtime.dtype)
-            self._text = [attrgetter(f"f{places[name]}") for name in self._runtime.text]
+        self._direct = self._runtime if isinstance(self._runtime, MatrixRuntime) and not self._transform else None
+        if self._direct:
+            places = {column.name: n for n, column in enumerate(self.signature.inputs)}
+            self._matrix = Matrix(self.signature, self._direct.numeric, self._direct.dtype)
+            self._text = [attrgetter(f"f{places[name]}") for name in self._direct.text]
 
     def rows(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         """Score decoded rows, instances of ``row``.
@@ -64,10 +64,10 @@ class Scorer:
         Returns:
             One output row each, in order, ready for JSON.
         """
-        runtime = self._runtime
-        if self._transform or not isinstance(runtime, OnnxRuntime):
+        runtime = self._direct
+        if runtime is None:
             return self.frame(self.table(rows)).to_dicts()
-        found = runtime.single(self._matrix.row(rows[0])) if len(rows) == 1 and runtime.single else None
+        found = runtime.single(self._matrix.row(rows[0])) if len(rows) == 1 and not self._text else None
         labels, shares = found or self._run(runtime, rows)
         names = self._names
         if shares is None:
@@ -77,7 +77,7 @@ class Scorer:
             for label, row in zip(self._labels(labels), shares, strict=True)
         ]
 
-    def _run(self, runtime: OnnxRuntime, rows: Sequence[Any]) -> Outputs:
+    def _run(self, runtime: MatrixRuntime, rows: Sequence[Any]) -> Outputs:
         numeric = self._matrix(rows) if runtime.numeric else None
         text = np.array([[get(row) or "" for get in self._text] for row in rows], object) if self._text else None
         labels, shares = runtime.run(numeric, text)

@@ -195,7 +195,7 @@ def _scorer(folder: Path) -> Scorer:
 
 def _alone(scorer: Scorer) -> AbstractContextManager[Any]:
     """Keep scikit-learn's libraries to one thread: sums over many would differ with the machine's cores."""
-    if scorer.bundle.manifest["runtime"] == "onnx":
+    if scorer.bundle.manifest["runtime"] != "original":
         return nullcontext()
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

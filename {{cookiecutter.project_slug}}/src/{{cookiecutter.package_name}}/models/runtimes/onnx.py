@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
-from . import Array
+from ..matrix import matrices
+from . import Array, Feature, Outputs, features
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,16 +20,11 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
 
 
-Outputs = tuple[list[Any], list[list[float]] | None]
-
 NUMBERS: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
 }
-
-# A numeric column; or 1 where a text column (missing: "") has a value, and 0 elsewhere.
-Feature = str | tuple[str, str]
 
 
 class OnnxRuntime:
@@ -41,8 +37,6 @@ class OnnxRuntime:
         probabilities: whether the second output holds class probabilities.
         dtype: of the numeric matrix: float32 or float64.
 
-    Attributes:
-        single: scores one row faster than `run`; None where the graph does not let it.
     """
 
     def __init__(
@@ -64,13 +58,17 @@ class OnnxRuntime:
         names = [output.name for output in session.get_outputs()]
         self._outputs = names[: 2 if probabilities else 1]
         self._run = session.run
-        self.single = None if self.text else _single(session, len(self.numeric), self.dtype, self._outputs)
+        self._single = None if self.text else _single(session, len(self.numeric), self.dtype, self._outputs)
+
+    def single(self, numbers: Sequence[float]) -> Outputs | None:
+        """Score one row of numbers, NaN for missing; None if that takes `run`."""
+        return self._single(numbers) if self._single else None
 
     def run(self, numeric: Array | None, text: Array | None) -> tuple[Array, Array | None]:
         """Score matrices (n x columns): of ``dtype`` with NaN for missing, and of objects with "" for missing."""
         feed = {}
         if numeric is not None:
-            feed["numeric"] = numeric
+            feed["numeric"] = np.ascontiguousarray(numeric)  # faster than to make it so of a table
         if text is not None:
             feed["text"] = text
         results = self._run(self._outputs, feed)
@@ -143,29 +141,8 @@ def _single(
         return None
 
 
-def matrices(
-    frame: pl.DataFrame, numeric: Sequence[Feature], text: Sequence[str], dtype: str | np.dtype[Any]
-) -> dict[str, Array]:
-    """Return the columns of a table as ``numeric`` and ``text``; a matrix without columns is left out."""
-    import polars as pl
-
-    found: dict[str, Array] = {}
-    if numeric:
-        kind = pl.Float32 if np.dtype(dtype) == np.float32 else pl.Float64
-        texts = {one[0]: frame[one[0]].fill_null("") for one in numeric if isinstance(one, tuple)}
-        columns = (frame[one] if isinstance(one, str) else texts[one[0]] == one[1] for one in numeric)
-        table = pl.DataFrame([column.cast(kind).alias(str(place)) for place, column in enumerate(columns)])
-        found["numeric"] = np.ascontiguousarray(table.to_numpy(order="fortran"))  # twice as fast as order="c"
-    if text:
-        found["text"] = np.empty((frame.height, len(text)), object)
-        for place, name in enumerate(text):
-            found["text"][:, place] = frame[name].fill_null("").to_numpy()
-    return found
-
-
 def load(bundle: Bundle) -> OnnxRuntime:
     """Load the model of a bundle, by its path: a session keeps the bytes that it was given."""
     manifest, path = bundle.manifest, str(bundle.model_file)
     dtype = manifest.get("dtype", "float32")
-    numeric = [one if isinstance(one, str) else tuple(one) for one in manifest["numeric"]]
-    return OnnxRuntime(path, numeric, manifest["text"], manifest["probabilities"], dtype)
+    return OnnxRuntime(path, features(manifest["numeric"]), manifest["text"], manifest["probabilities"], dtype)

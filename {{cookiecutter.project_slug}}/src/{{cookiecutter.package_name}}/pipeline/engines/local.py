@@ -1,7 +1,7 @@
-"""A pool of processes on this machine, one a core.
+"""A pool of processes on this machine, one a core: this one and others.
 
 Processes, not threads: texts become arrays under Python's lock and polars' threads fight with the others, so that two
-threads are 1.7 times as fast as one, and two processes 1.9 times once they have started.
+threads are 1.7 times as fast as one, and two processes 1.9 times once they have started. This one begins meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import chain, islice
@@ -33,7 +33,7 @@ FEW = 5  # fewer chunks are done before a worker has started
 
 
 def map(work: Work, chunks: Iterable[Chunk], settings: Pipeline) -> Generator[Json, None, None]:
-    """Do chunks in ``pipeline.workers`` processes (0: one a core), or in this one if that is enough."""
+    """Do chunks in ``pipeline.workers`` processes (0: one a core), of which this is one; alone if they are few."""
     count, chunks = settings.workers or min(_cores(), MOST), iter(chunks)
     first = list(islice(chunks, FEW))
     chunks = chain(first, chunks)
@@ -45,19 +45,20 @@ def _cores() -> int:
 
 
 def _pool(work: Work, chunks: Iterator[Chunk], count: int) -> Generator[Json, None, None]:
-    idle, waiting = queue.SimpleQueue[_Worker](), set[Future[Json]]()
-    workers = [_Worker(work) for _ in range(count)]
-    for worker in workers:
-        idle.put(worker)
+    idle, waiting = queue.SimpleQueue[Callable[[Chunk], Json]](), set[Future[Json]]()
+    others = [_Worker(work) for _ in range(count - 1)]
+    idle.put(work)
+    for other in others:
+        idle.put(other.do)
 
     def do(chunk: Chunk) -> Json:
         worker = idle.get()
         try:
-            return worker.do(chunk)
+            return worker(chunk)
         finally:
             idle.put(worker)
 
-    with ThreadPoolExecutor(count) as threads:  # each waits for one worker
+    with ThreadPoolExecutor(count) as threads:  # one does chunks, each other waits for a worker
         try:
             for chunk in chunks:
                 waiting.add(threads.submit(do, chunk))
@@ -70,8 +71,8 @@ def _pool(work: Work, chunks: Iterator[Chunk], count: int) -> Generator[Json, No
         finally:
             for future in waiting:
                 future.cancel()
-            for worker in workers:
-                worker.end()
+            for other in others:
+                other.end()
 
 
 class _Worker:
