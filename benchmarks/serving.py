@@ -75,8 +75,8 @@ def prepare(python: Path) -> tuple[dict[str, Any], Path]:
         bundles.append(next(versions.glob("[!.]*")))
         call("-m", peers.PACKAGE, "model", "promote", bundles[-1].name, "--override", "measured", settings=settings)
     runtimes = [json.loads((bundle / "bundle.json").read_text())["runtime"] for bundle in bundles]
-    if runtimes != ["onnx", "original"]:
-        raise SystemExit(f"error: the model is served as {' and '.join(runtimes)}: it should be onnx and original")
+    if runtimes != ["trees", "original"]:
+        raise SystemExit(f"error: the model is served as {' and '.join(runtimes)}: it should be trees and original")
     ROWS.write_bytes(call(peers.HERE / "rows.py", example))
     rows: dict[str, Any] = json.loads(ROWS.read_text())
     return rows, bundles[0]

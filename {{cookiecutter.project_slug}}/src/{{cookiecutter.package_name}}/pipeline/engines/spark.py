@@ -5,7 +5,8 @@
 used. Input and output must be on storage that every worker sees under the same path. The workers need Python with this
 project's requirements (``PYSPARK_PYTHON`` says which); the project's own code is sent to them.
 
-A chunk is a task. Spark does the tasks of a lost worker again, and whoever does a chunk writes the same bytes.
+A task is a chunk, or several that follow on each other: to begin one costs as much as half a chunk. Spark does the
+tasks of a lost worker again; chunks that are done are left as they are, and whoever does a chunk writes the same bytes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ...settings import Pipeline
 
 POLL = 0.2  # seconds between looks for finished chunks
+TURNS = 6  # tasks of a core
 PACKAGE = Path(__file__).parents[2]
 SCHEMA = "number long, answer binary"
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -43,7 +45,10 @@ def map(work: Work, chunks: Iterable[Chunk], settings: Pipeline) -> Generator[Js
     if listed := list(chunks):
         with _session(settings.spark_master) as session, tempfile.TemporaryDirectory() as folder:
             _send(session, Path(folder))
-            tasks = session.range(0, len(listed), 1, len(listed)).mapInArrow(_task(work, listed), SCHEMA)
+            parts = len(listed)
+            if not _remote(session):  # where it cannot be asked how many cores there are, every chunk is a task
+                parts = min(parts, TURNS * session.sparkContext.defaultParallelism)
+            tasks = session.range(0, len(listed), 1, parts).mapInArrow(_task(work, listed), SCHEMA)
             yield from _watch(session, tasks, work, {chunk.number for chunk in listed})
 
 
@@ -62,7 +67,8 @@ def _task(work: Work, chunks: list[Chunk]) -> Any:
         for batch in batches:
             for place in batch.column(0).to_pylist():
                 number = chunks[place].number
-                answer = pickle.dumps(work.attempt(chunks[place]))
+                done = work.marker(number).exists()
+                answer = pickle.dumps(work.told(number) if done else work.attempt(chunks[place]))
                 yield pyarrow.RecordBatch.from_pydict({"number": [number], "answer": [answer]})
 
     return task
