@@ -27,7 +27,7 @@ SIGNATURE = Signature(
     (Column("prediction", "number"),),
 )
 MINUTE = 1_699_999_980.0
-ROW = {"a": 1.5, "b": None, "at": "2026-01-01T00:00:00Z"}
+ROW = b'{"a":1.5,"b":null,"at":"2026-01-01T00:00:00Z"}'
 
 
 def test_migrations_make_the_tables_of_the_code(settings: Settings) -> None:
@@ -39,7 +39,8 @@ def test_events_come_out_as_typed_columns(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store)
         for i in range(3):
-            log.append(events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, {"prediction": 2.0 + i}))
+            said = b'{"prediction":%.1f}' % (2.0 + i)
+            log.append(events.Prediction(f"p{i}", 1_700_000_000.0 + i, "v1", 1.2, ROW, said))
         log.append(events.Traffic(MINUTE, "/v1/predict", 200, 0.005, 1))
         log.append(events.Traffic(MINUTE, "/v1/predict", 422, BEYOND, 1))
         log.close()
@@ -78,7 +79,7 @@ def test_nothing_is_lost_while_the_store_is_away(settings: Settings, monkeypatch
 
         monkeypatch.setattr(log, "_write", gone)
         for i in range(10):
-            log.append(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}))
+            log.append(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, b'{"prediction":1.0}'))
         with pytest.raises(ProjectError):
             log.flush()
         away.clear()
@@ -91,7 +92,7 @@ def test_a_full_queue_drops_and_counts(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store, interval=3600, capacity=2)
         for i in range(5):
-            log.append(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, {"prediction": 1.0}))
+            log.append(events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, b'{"prediction":1.0}'))
         assert log.dropped == 3
         log.close()
 
@@ -133,7 +134,7 @@ def test_a_trial_comes_out_beside_its_prediction(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store)
         for place in range(2):
-            log.append(events.Prediction(f"p{place}", second, "v1", 1.5, ROW, {"prediction": 2.0}))
+            log.append(events.Prediction(f"p{place}", second, "v1", 1.5, ROW, b'{"prediction":2.0}'))
         log.append(events.Trial("p0", second, "v2", "shadow", 2.5, {"prediction": 3.0}))
         log.append(events.Trial("p1", second, "v2", "shadow", 0.5, error="ValueError"))
         log.close()
@@ -149,7 +150,7 @@ def test_requests_are_counted_once_whatever_their_rows(settings: Settings) -> No
     with Store(settings) as store:
         log = events.EventLog(store)
         for identity, ms in (("aa", 1.0), ("bb-0", 2.0), ("bb-1", 2.0), ("bb-10", 2.0)):
-            log.append(events.Prediction(identity, second + ms, "v1", ms, ROW, {"prediction": 2.0}))
+            log.append(events.Prediction(identity, second + ms, "v1", ms, ROW, b'{"prediction":2.0}'))
         for status in (200, 500, 500, 422):
             log.append(events.Traffic(second // 60 * 60, "/v1/predict", status, 0.001, 1))
         log.close()

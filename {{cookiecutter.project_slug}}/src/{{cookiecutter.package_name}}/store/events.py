@@ -30,14 +30,14 @@ log = structlog.get_logger(__name__)
 
 
 class Prediction(NamedTuple):
-    """One prediction made over HTTP. ``row`` and ``output`` are encoded by the writer, not by the request."""
+    """One prediction made over HTTP; row and output as JSON: a tenth of the memory, which the writer finds cold."""
 
     id: str
     time: float
     version: str
     latency_ms: float
-    row: Any
-    output: Any
+    row: bytes
+    output: bytes
 
 
 class Traffic(NamedTuple):
@@ -181,8 +181,8 @@ class EventLog:
                     event.version,
                     "http",
                     event.latency_ms,
-                    encode(event.row).decode(),
-                    encode(event.output).decode(),
+                    event.row.decode(),
+                    event.output.decode(),
                 )
                 for event in batch
                 if type(event) is Prediction

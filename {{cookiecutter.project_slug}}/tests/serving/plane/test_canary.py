@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -166,8 +167,8 @@ def history(
         for version, times in latencies.items():
             given = (misses or {}).get(version, [truth] * len(times))
             for place, (latency, output) in enumerate(zip(times, given, strict=True)):
-                said = {"prediction": output}
-                log.append(events.Prediction(f"{version}{place}", second, version, float(latency), {}, said))
+                said = msgspec.json.encode({"prediction": output})
+                log.append(events.Prediction(f"{version}{place}", second, version, float(latency), b"{}", said))
         log.close()
         if misses:
             from project.store.tables import feedback
@@ -243,8 +244,8 @@ def test_only_requests_since_both_began_count_and_each_once(champion: Settings) 
         log = events.EventLog(store)
         for place, moment in enumerate(moments):
             for row in range(12):
-                said = {"prediction": 1.0}
-                log.append(events.Prediction(f"{place:x}-{row}", moment.timestamp(), "new", 1.0, {}, said))
+                said = b'{"prediction":1.0}'
+                log.append(events.Prediction(f"{place:x}-{row}", moment.timestamp(), "new", 1.0, b"{}", said))
         log.close()
     assert evidence(champion)["latency"].rows == (1, 0)
 

@@ -71,7 +71,7 @@ def test_feedback_to_what_another_worker_writes_in_a_moment(
     def write() -> None:
         with Store(champion) as store:
             log = EventLog(store)
-            log.append(Prediction(coming, 0.0, made["model_version"], 1.0, {}, {}))
+            log.append(Prediction(coming, 0.0, made["model_version"], 1.0, b"{}", b"{}"))
             log.close()
 
     slept += [lambda: None, write]

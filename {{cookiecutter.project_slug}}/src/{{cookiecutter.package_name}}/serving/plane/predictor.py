@@ -22,6 +22,7 @@ from .batching import Batcher, gains
 if TYPE_CHECKING:
     import polars as pl
 
+encode = msgspec.json.Encoder().encode
 PROCESS = secrets.token_hex(6)
 NUMBERS = itertools.count()
 
@@ -89,12 +90,13 @@ class Predictor:
         request = f"{int(now * 1e3):012x}{PROCESS}{next(NUMBERS) & 0xFFFFFF:06x}"
         elapsed = (time.perf_counter() - started) * 1e3
         if len(rows) == 1:
-            self._log(Prediction(request, now, self.version, elapsed, rows[0], outputs[0]))
+            self._log(Prediction(request, now, self.version, elapsed, encode(rows[0]), encode(outputs[0])))
             self._count()
             return [(request, outputs[0])]
         ids = [f"{request}-{place}" for place in range(len(rows))]
         alike = (itertools.repeat(one) for one in (now, self.version, elapsed))
-        self._log_many(list(map(Prediction._make, zip(ids, *alike, rows, outputs, strict=False))))
+        told = (map(encode, rows), map(encode, outputs))
+        self._log_many(list(map(Prediction._make, zip(ids, *alike, *told, strict=False))))
         made = list(zip(ids, outputs, strict=True))
         self._count(len(made))
         return made
