@@ -144,7 +144,7 @@ class Pipeline(Section):
     ``delimiter`` and ``encoding`` are found if they are empty; ``unpack_ratio`` is how many times its size a
     compressed file may grow. A database or store may be away for ``patience_seconds``. ``quarantine_limit`` is the
     share of bad rows above which nothing is published; ``log_rows`` writes each prediction to the log, not only the
-    run.
+    run; ``monitor`` checks what a run published for drift and data quality.
 
     ``schedule`` is the cron line, in UTC, of an orchestrator that this project defines (see `pipeline.dagster`).
 
@@ -163,6 +163,7 @@ class Pipeline(Section):
     chunk_rows: Count = 65_536
     quarantine_limit: Share = 0.5
     log_rows: bool = True
+    monitor: bool = True
     engine: str = "local"
     workers: Annotated[int, Field(ge=0)] = 0
     spark_master: str = ""
@@ -193,10 +194,15 @@ class Documents(Section):
 
 
 class Telemetry(Section):
-    """Logs: ``auto`` is readable on a terminal and JSON elsewhere."""
+    """Logs: ``auto`` is readable on a terminal and JSON elsewhere.
+
+    ``metrics_file`` is a file, such as ``/var/lib/prometheus/node-exporter/batch.prom``, for node_exporter's textfile
+    collector: the metrics of batch runs, written at the end of each; none if it is empty.
+    """
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
+    metrics_file: str = ""
 
 
 class Settings(BaseSettings):
@@ -224,6 +230,11 @@ class Settings(BaseSettings):
     def path(self, relative: str | Path) -> Path:
         """Return ``relative`` as an absolute path, taken from the project's root."""
         return self.root / relative
+
+    @property
+    def metrics_file(self) -> Path | None:
+        """Return where the metrics of batch runs are written to, if anywhere."""
+        return self.path(self.telemetry.metrics_file) if self.telemetry.metrics_file else None
 
     @classmethod
     def settings_customise_sources(

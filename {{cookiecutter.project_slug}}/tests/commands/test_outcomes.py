@@ -49,9 +49,13 @@ def test_show_tells_all_of_a_run(call, done):
     assert steps == {
         "ingest": ["300", "300", "0"],
         "validate": ["300", "295", "5"],
+        "transform": ["295", "295", "0"],
         "score": ["295", "295", "0"],
         "publish": ["295", "295", "0"],
+        "monitor": ["295", "295", "0"],
     }
+    assert any(line.startswith("Monitoring") and "checks over 295 rows" in line for line in lines)
+    assert any(line.startswith("step") and line.endswith("resident MB") for line in lines)
     text = "\n".join(lines)
     assert f"pipeline resubmit {done.id} --input bad.csv" in text
     assert any(line.split() == ["staff:", "type", "5"] for line in lines)
@@ -59,14 +63,14 @@ def test_show_tells_all_of_a_run(call, done):
     assert "as published, every byte" in text
 
 
-STEPS = ("ingest", "validate", "score", "publish")
+STEPS = ("ingest", "validate", "transform", "score", "publish", "monitor")
 
 
 def test_show_as_json(call, done):
     told = json.loads(call("show", "--json"))
     assert told["run"]["id"] == done.id
     assert [one["step"] for one in told["steps"]] == list(STEPS)
-    assert told["steps"][3]["bytes"] == sum(one["bytes"] for one in told["files"])
+    assert told["steps"][4]["bytes"] == sum(one["bytes"] for one in told["files"])
     assert told["intact"] is True
 
 

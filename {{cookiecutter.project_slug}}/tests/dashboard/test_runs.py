@@ -14,7 +14,7 @@ from project.settings import Settings
 from .conftest import Log
 from .test_pages import Page, client
 
-STEPS = {
+STEPS: dict[str, Any] = {
     "steps": [
         {"step": step, "rows_in": 100, "rows_out": out, "rejected": 100 - out, "seconds": seconds, "bytes": size}
         for step, out, seconds, size in (
@@ -22,10 +22,21 @@ STEPS = {
             *(("score", 93, 0.5, None), ("publish", 93, 0.2, 1_500_000)),
         )
     ],
+    "monitor": {
+        "state": "alert",
+        "checks": 13,
+        "rows": 93,
+        "found": [
+            {"kind": "drift", "subject": name, "detail": "PSI 0.3", "value": 0.3, "state": "alert"} for name in "abcd"
+        ],
+    },
     "memory_mb": 210.4,
     "engine": "local",
     "workers": 2,
 }
+
+
+STEPS["steps"][0]["resident_mb"] = 199.5
 
 
 @pytest.fixture
@@ -60,8 +71,10 @@ def test_a_run_that_succeeded(log: Log, settings: Settings, tmp_path: Path) -> N
     published(tmp_path / "r1")
     text, words = page(settings, "/status/runs/r1")
     assert "Rows in 100 published + quarantined Published 93 with a prediction Quarantined 7 7.0%" in words
-    assert "validate 100 93 7 - 500 0.20" in words
-    assert "ingest 100 100 0 2.5 1,000 0.10" in words
+    assert "validate 100 93 7 - - 500 0.20" in words  # it ran before memory was recorded
+    assert "ingest 100 100 0 2.5 199.5 1,000 0.10" in words
+    assert "alert: 13 checks over 93 rows, 4 found something: drift of a (PSI 0.3);" in words
+    assert "drift of c (PSI 0.3); and 1 more" in words
     assert re.findall(r'<rect width="([\d.]+)" height="10"/></svg>', text) == ["10.0", "20.0", "50.0", "20.0"]
     assert "local, 2 workers" in words
     assert "staff: type 7" in words

@@ -23,6 +23,7 @@ from project.pipeline.engines import local
 from project.pipeline.run import resume, run
 from project.pipeline.steps import Work
 from project.store.database import Store
+from project.store.queries import find_run
 from project.store.tables import predictions
 
 INPUTS = ["at", "temperature", "station", "staff", "open"]
@@ -109,18 +110,26 @@ def test_a_chunk_done_twice_changes_nothing(work):
     assert not list((do.folder / "drafts").iterdir())
 
 
-def test_a_run_tells_where_its_time_went(job):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_tells_what_each_step_did(job, workers):
     settings, source, output = job
-    done = run(settings, source, output)
+    done = run(with_settings(settings, workers=workers), source, output)
     steps = {step.pop("step"): step for step in done.steps["steps"]}
-    assert list(steps) == ["ingest", "validate", "score", "publish"]
+    assert list(steps) == ["ingest", "validate", "transform", "score", "publish", "monitor"]
     assert all(step["seconds"] > 0 for step in steps.values())
+    assert all(0 < step["resident_mb"] < 10_000 for step in steps.values()) or sys.platform != "linux"
+    for name in ("transform", "score", "publish", "monitor"):
+        assert steps[name]["rows_in"] == steps[name]["rows_out"] == done.rows_published
     assert steps["ingest"]["rows_in"] == done.rows_in
     assert steps["ingest"]["bytes"] == sum(path.stat().st_size for path in source.iterdir() if path.suffix != ".txt")
     assert steps["validate"]["rejected"] == done.rows_quarantined
-    assert steps["publish"]["rows_out"] == done.rows_published
     assert steps["publish"]["bytes"] == sum(path.stat().st_size for path in output.rglob("*.parquet"))
+    assert max(step["resident_mb"] or 0 for name, step in steps.items() if name != "monitor") <= done.steps["memory_mb"]
     assert 0 < done.steps["memory_mb"] < 10_000
+    with Store(settings) as store:
+        told = find_run(store, done.id)["steps"]
+    assert [step["step"] for step in told["steps"]] == list(steps)
+    assert told["workers"] == workers
 
 
 def test_a_worker_that_is_killed_is_said_and_the_run_goes_on(job, monkeypatch):

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,12 @@ from sqlalchemy import select
 from project.errors import ProjectError
 from project.models.registry import CHAMPION, Registry
 from project.models.scorer import Scorer
-from project.pipeline import manifest
+from project.pipeline import manifest, records
 from project.pipeline.run import resume, run
 from project.settings import Settings
 from project.store.database import Store
 from project.store.frames import predictions_frame
-from project.store.queries import recent_runs
+from project.store.queries import find_run, recent_runs
 from project.store.tables import predictions
 
 INPUTS = ["at", "temperature", "station", "staff", "open"]
@@ -244,9 +248,8 @@ def attributes(span: Any) -> dict[str, Any]:
 def test_a_run_is_traced_with_the_steps_of_its_chunks(
     collector: Any, champion: Settings, rows: pl.DataFrame, tmp_path: Path
 ) -> None:
-    rows.with_columns(staff=pl.when(pl.int_range(pl.len()) == 3).then(-1).otherwise("staff")).write_csv(
-        tmp_path / "in.csv"
-    )
+    bad = pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("many"))
+    rows.with_columns(staff=bad.otherwise(pl.col("staff").cast(pl.String))).write_csv(tmp_path / "in.csv")
     done = run(with_settings(champion, chunk_rows=100), tmp_path / "in.csv", tmp_path / "out")
     assert done
     (root,) = [span for span in collector.spans if span.name == "pipeline run"]
@@ -255,7 +258,14 @@ def test_a_run_is_traced_with_the_steps_of_its_chunks(
     assert (told["pipeline.rows_in"], told["pipeline.rows_published"]) == (rows.height, done.rows_published)
     steps = [span for span in collector.spans if span.parent_span_id == root.span_id]
     assert [span.name for span in steps].count("score") == 3
-    assert {span.name for span in steps} == {"ingest", "validate", "score", "publish"}
+    names = [span.name for span in sorted(steps, key=lambda span: span.start_time_unix_nano)]
+    assert names == ["ingest", "validate", "transform", "score", "publish"] * 3 + ["monitor"]
+    told = {span.name: attributes(span) for span in steps if attributes(span).get("pipeline.chunk") in (0, None)}
+    assert (told["validate"]["pipeline.rows_in"], told["validate"]["pipeline.rejected"]) == (100, 1)
+    assert {told[name]["pipeline.rows_out"] for name in ("validate", "transform", "score", "publish")} == {99}
+    assert told["publish"]["pipeline.bytes"] > 0
+    assert told["monitor"]["pipeline.rows_in"] == done.rows_published
+    assert all(one["pipeline.resident_mb"] > 0 for one in told.values()) or sys.platform != "linux"
     assert all(root.start_time_unix_nano <= span.start_time_unix_nano for span in steps)
     assert all(span.end_time_unix_nano <= root.end_time_unix_nano for span in steps)
 
@@ -266,3 +276,116 @@ def test_a_run_that_stops_is_traced_as_failed(collector: Any, champion: Settings
         run(champion, tmp_path / "in.csv", tmp_path / "out")
     (root,) = collector.spans
     assert root.status.code == 2  # STATUS_CODE_ERROR
+
+
+def test_what_was_published_is_checked_against_the_reference(job, rows):
+    settings, source, output = job
+    like = run(settings, source, output)
+    assert like.steps["monitor"]["state"] == "warning"  # 20 of 300 rows are in quarantine
+    (found,) = like.steps["monitor"]["found"]
+    assert (found["kind"], found["subject"], found["detail"]) == ("quality", "quarantined rows", "6.7% of 300 rows")
+    (source / "a.csv").unlink()
+    pl.concat([rows.select(*INPUTS)] * 2).with_columns(temperature=pl.lit(39.5)).write_parquet(source / "b.parquet")
+    other = run(settings, source, output)
+    assert other.steps["monitor"]["state"] == "alert"
+    drifted = {one["subject"] for one in other.steps["monitor"]["found"] if one["kind"] == "drift"}
+    assert "temperature" in drifted
+    assert "station" not in drifted
+    assert other.rows_published == 600
+    with Store(settings) as store:
+        assert find_run(store, other.id)["steps"]["monitor"] == other.steps["monitor"]
+
+
+def test_checks_look_at_a_bounded_part_that_is_spread_over_the_run(job, monkeypatch):
+    settings, source, output = job
+    done = run(with_settings(settings, chunk_rows=10), source, output)
+    bundle, content = Registry(settings).load(CHAMPION), manifest.intact(done.folder)
+    monkeypatch.setattr(records, "CHECKED", 40)
+    monkeypatch.setattr(records, "FILES", 10)
+    step, _ = records.monitor(settings.monitoring, bundle, done.folder, content)
+    assert 20 <= step["rows_in"] <= 50
+    listed = [entry for entry in content["files"] if entry["path"].startswith("predictions")]
+    assert step["bytes"] < sum(entry["bytes"] for entry in listed) / 2
+    every = len(listed)
+    for entry in listed[: every // 2]:  # files of both halves are read
+        (done.folder / entry["path"]).write_bytes(b"x")
+    with pytest.raises(pl.exceptions.PolarsError):
+        records.monitor(settings.monitoring, bundle, done.folder, content)
+
+
+def test_checks_that_fail_leave_the_run_published(job, monkeypatch):
+    settings, source, output = job
+
+    def fail(*_):
+        raise ValueError("no profile\nat all")
+
+    monkeypatch.setattr(records, "_sample", fail)
+    done = run(settings, source, output)
+    assert done.rows_published == 280
+    assert done.steps["monitor"]["state"] == "unknown"
+    assert done.steps["monitor"]["error"] == "ValueError: no profile"
+    with Store(settings) as store:
+        assert find_run(store, done.id)["status"] == "succeeded"
+
+
+def test_checks_can_be_switched_off(job):
+    settings, source, output = job
+    done = run(with_settings(settings, monitor=False), source, output)
+    assert [step["step"] for step in done.steps["steps"]][-1] == "publish"
+    assert "monitor" not in done.steps
+
+
+def test_nothing_but_bad_rows_is_published_and_checked(job):
+    settings, source, output = job
+    (source / "b.parquet").unlink()
+    lines = (source / "a.csv").read_text().splitlines()
+    (source / "a.csv").write_text("\n".join([lines[0], *(line for line in lines if "many" in line)]))
+    done = run(with_settings(settings, quarantine_limit=1.0), source, output)
+    assert (done.rows_published, done.rows_quarantined) == (0, 20)
+    assert done.steps["monitor"]["state"] == "unknown"
+    assert done.steps["steps"][-1]["rows_in"] == 0
+
+
+def samples(path: Path) -> dict[str, float]:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_metrics_of_runs_are_left_for_a_collector(job):
+    settings, source, output = job
+    telemetry = settings.telemetry.model_copy(update={"metrics_file": "data/batch.prom"})
+    settings = settings.model_copy(update={"telemetry": telemetry})
+    done, path = run(settings, source, output), settings.path("data/batch.prom")
+    told = samples(path)
+    assert told['pipeline_runs{status="succeeded"}'] == 1
+    assert told['pipeline_rows{outcome="published"}'] == told['pipeline_run_rows{outcome="published"}'] == 280
+    assert told['pipeline_run_rows{outcome="quarantined"}'] == 20
+    assert told['pipeline_step_rows{outcome="rejected",step="validate"}'] == 20
+    assert told['pipeline_run_checks{state="warning"}'] == 1
+    assert told["pipeline_run_duration_seconds"] == done.seconds
+    assert told["pipeline_last_failed"] == 0
+    steps = re.findall(r'^pipeline_step_duration_seconds\{step="(\w+)"\}', path.read_text(), re.MULTILINE)
+    assert steps == ["ingest", "validate", "transform", "score", "publish", "monitor"]
+    with Store(settings) as store:
+        ended = find_run(store, done.id)["finished"]
+    assert told["pipeline_last_success_timestamp_seconds"] == ended.timestamp()
+    if shutil.which("promtool"):
+        text = path.read_bytes()
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+    (source / "z.csv").write_text("a\n1\n")
+    with pytest.raises(ProjectError):
+        run(settings, source, output)
+    after = samples(path)
+    assert (after["pipeline_last_failed"], after['pipeline_runs{status="failed"}']) == (1, 1)
+    for name in ("pipeline_last_success_timestamp_seconds", "pipeline_run_duration_seconds"):
+        assert after[name] == told[name]
+    assert [one.name for one in path.parent.iterdir() if "batch" in one.name] == ["batch.prom"]  # no draft is left
+
+
+def test_metrics_that_cannot_be_written_fail_no_run(job):
+    settings, source, output = job
+    telemetry = settings.telemetry.model_copy(update={"metrics_file": "nowhere/batch.prom"})
+    done = run(settings.model_copy(update={"telemetry": telemetry}), source, output)
+    assert done.rows_published == 280

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -11,6 +12,10 @@ from project.models.registry import Registry
 from project.serving import app
 from project.settings import Settings
 from project.signature import Signature
+from project.store.database import Store
+from project.store.tables import runs
+
+MOMENT = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
 
 def test_ready_with_a_champion(client: httpx.Client) -> None:
@@ -33,6 +38,30 @@ def test_unknown_addresses_make_no_new_metrics(client: httpx.Client) -> None:
     for place in range(5):
         assert client.get(f"/nowhere/{place}").status_code == 404
     assert "nowhere" not in client.get("/metrics").text
+
+
+def test_batch_runs_are_told_by_who_can_be_scraped(client: httpx.Client, champion: Settings) -> None:
+    assert "pipeline_" not in client.get("/metrics").text
+    row = {"id": "r1", "key": "k", "status": "succeeded", "input": "i", "output": "o", "model_version": "v"}
+    row |= {"rows_in": 10, "rows_published": 9, "rows_quarantined": 1, "seconds": 0.5}
+    with Store(champion) as store, store.write() as connection:
+        connection.execute(runs.insert(), {**row, "started": MOMENT, "finished": MOMENT})
+    told = {
+        'pipeline_runs{status="succeeded"}': 1,
+        'pipeline_rows{outcome="quarantined"}': 1,
+        "pipeline_run_duration_seconds": 0.5,
+        "pipeline_last_success_timestamp_seconds": MOMENT.timestamp(),
+        "pipeline_last_failed": 0,
+    }
+    assert told.items() <= samples(client).items()
+    with Store(champion) as store, store.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE runs RENAME TO gone")
+    assert told.items() <= samples(client).items()  # the log cannot be asked: what it said last
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    lines = [line for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
 def test_the_model_in_service(client: httpx.Client, champion: Settings) -> None:

@@ -26,8 +26,10 @@ def run(
 
     from ..monitoring.run import run as check
     from ..settings import load
+    from ..telemetry.logs import configure
 
     settings = load()
+    configure(settings)
     summary = check(settings)
     table = Table("kind", "subject", "value", "state", "note", box=None, pad_edge=False)
     table.columns[2].justify = "right"

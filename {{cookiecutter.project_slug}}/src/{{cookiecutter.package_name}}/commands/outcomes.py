@@ -57,12 +57,12 @@ def _show(view: RunView, whole: bool | None) -> None:
     console.print(view.why)
     console.print(_table((), [(name, value) for name, value in view.facts.items()]))
     if view.steps:
-        header = ("step", "rows in", "rows out", "rejected", "seconds", "rows/s", "MB")
+        header = ("step", "rows in", "rows out", "rejected", "seconds", "rows/s", "MB", "resident MB")
         rows = [
             (
                 one["step"],
                 *(number(one[name]) for name in ("rows_in", "rows_out", "rejected")),
-                *(seconds(one["seconds"]), number(one["rate"]), megabytes(one["bytes"])),
+                *(seconds(one["seconds"]), number(one["rate"]), megabytes(one["bytes"]), number(one["resident_mb"])),
             )
             for one in view.steps
         ]

@@ -41,6 +41,7 @@ def run(
     source, target = configured(settings, input or "", output or "")
     copies = [*(sink or settings.pipeline.sinks), *(["csv:"] if csv else [])]
     _watched(
+        settings,
         lambda report, say: start(settings, source, target, report, say, copies=copies, new_only=new_only),
         "no new file to score",
     )
@@ -55,7 +56,9 @@ def resume(
     from ..settings import load
 
     settings = load()
-    _watched(lambda report, say: go_on(settings, output, report, say), "nothing to resume: no run is unfinished")
+    _watched(
+        settings, lambda report, say: go_on(settings, output, report, say), "nothing to resume: no run is unfinished"
+    )
 
 
 @app.command()
@@ -82,7 +85,9 @@ def resubmit(
 
     settings, found = _find(run)
     _watched(
-        lambda report, say: start(settings, input, found["output"], report, say, resubmits=found["id"]), "nothing came"
+        settings,
+        lambda report, say: start(settings, input, found["output"], report, say, resubmits=found["id"]),
+        "nothing came",
     )
 
 
@@ -130,11 +135,14 @@ def _find(run: str) -> "tuple[Settings, dict[str, Any]]":
         return settings, find_run(store, run)
 
 
-def _watched(work: "Callable[[Report, Say], Run | None]", nothing: str) -> None:
+def _watched(settings: "Settings", work: "Callable[[Report, Say], Run | None]", nothing: str) -> None:
     """Show a bar on a terminal, a line for every tenth elsewhere; then say what came out."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from ..telemetry.logs import configure
+
+    configure(settings)
     terminal, tenths = sys.stderr.isatty(), set[int]()
     with Progress(console=Console(stderr=True), transient=True, disable=not terminal) as bar:
         task = bar.add_task("reading", total=1.0)
@@ -157,3 +165,6 @@ def _watched(work: "Callable[[Report, Say], Run | None]", nothing: str) -> None:
         f"{'already published: ' if run.already else ''}run {run.id}: {run.rows_in:,} rows in = "
         f"{run.rows_published:,} published + {run.rows_quarantined:,} quarantined{speed} -> {run.folder}"
     )
+    if found := run.steps.get("monitor", {}).get("found"):
+        told = f"{len(found)} of {run.steps['monitor']['checks']} checks found something"
+        typer.echo(f"monitoring: {run.steps['monitor']['state']}, {told}: `pipeline show {run.id}`")

@@ -16,6 +16,7 @@ from .state import STALE_RUN, Item, Level, number, sentence, stamp
 
 LEVELS: dict[str, Level] = {"succeeded": "ok", "failed": "alert", "running": "unknown"}
 MOST = 50  # files that are listed
+FOUND = 3  # checks that are told
 
 
 @dataclass(slots=True)
@@ -139,7 +140,19 @@ def _facts(run: Row, told: Row, manifest: Row) -> dict[str, str]:
         workers = told.get("workers")
         facts["Engine"] = told["engine"] + (f", {workers} worker{'s' * (workers > 1)}" if workers else "")
         facts["Memory"] = f"{told['memory_mb']:,.0f} MB in one process at most"
+    if checked := told.get("monitor"):
+        facts["Monitoring"] = _monitoring(checked)
     return facts
+
+
+def _monitoring(checked: Row) -> str:
+    """Say what the step monitor found."""
+    if "error" in checked:
+        return f"not checked ({checked['error']})"
+    found = [f"{one['kind']} of {one['subject']} ({one['detail']})" for one in checked["found"]]
+    more = f"; and {len(found) - FOUND} more" if len(found) > FOUND else ""
+    told = f"{checked['state']}: {checked['checks']} checks over {checked['rows']:,} rows"
+    return f"{told}, {len(found)} found something: {'; '.join(found[:FOUND])}{more}" if found else told
 
 
 def _figures(run: Row) -> list[Item]:
@@ -163,6 +176,7 @@ def _steps(told: Sequence[Row]) -> list[Row]:
     total = sum(one["seconds"] for one in told)
     return [
         {
+            "resident_mb": None,
             **one,
             "rate": round(one["rows_in"] / one["seconds"]) if one["seconds"] else None,
             "share": one["seconds"] / total if total else 0.0,

@@ -89,9 +89,13 @@ class Scorer:
         Returns:
             The output columns, row by row beside the input.
         """
+        return self.predict(self.features(frame))
+
+    def predict(self, features: pl.DataFrame) -> pl.DataFrame:
+        """Score the model's columns, as `features` gives them; returns the output columns."""
         import polars as pl
 
-        labels, shares = self._runtime.predict(self.features(frame))
+        labels, shares = self._runtime.predict(features)
         columns = {PREDICTION: pl.Series(PREDICTION, self._labels(labels.tolist()), strict=False)}
         if self.signature.task == "regression":
             columns[PREDICTION] = columns[PREDICTION].cast(pl.Float64)

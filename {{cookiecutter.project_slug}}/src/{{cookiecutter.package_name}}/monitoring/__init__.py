@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Kind = Literal["drift", "quality", "performance"]
 State = Literal["unknown", "ok", "warning", "alert"]
@@ -29,6 +30,12 @@ def judge(value: float, warning: float, alert: float, proven: bool = True) -> St
     if not proven or value <= warning:
         return "ok"
     return "alert" if value > alert else "warning"
+
+
+def worst(checks: Sequence[Check]) -> State:
+    """Return the worst state of the checks that had enough data."""
+    judged = [check.state for check in checks if check.value is not None]
+    return max(judged, key=get_args(State).index, default="unknown")
 
 
 def too_few(kind: Kind, subject: str, rows: int, needed: int, of: str = "rows") -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from math import sqrt
 
@@ -20,7 +21,12 @@ SURE = 3.09  # standard errors; chance exceeds them in one of a thousand windows
 
 def check(store: Store, bundle: Bundle, frame: pl.DataFrame, since: datetime, limits: Monitoring) -> list[Check]:
     """Judge the batches and requests since a time by what was refused, and the logged rows column by column."""
-    checks = _refused(store, since, limits)
+    return [*_refused(store, since, limits), *columns(bundle, frame, limits)]
+
+
+def columns(bundle: Bundle, frame: pl.DataFrame, limits: Monitoring) -> list[Check]:
+    """Judge typed rows column by column: values missing or out of range more often than in the sample."""
+    checks = []
     for column in bundle.signature.inputs:
         known, values = bundle.profile.columns.get(column.name), frame[column.name]
         if column.nullable and known is not None:
@@ -49,10 +55,16 @@ def _refused(store: Store, since: datetime, limits: Monitoring) -> list[Check]:
         reasons = {str(name): int(count) for name, count in connection.execute(counted.group_by(reason))}
         answers = {int(code): int(count) for code, count in connection.execute(asked.group_by(status))}
     refused = {str(code): count for code, count in answers.items() if code in REFUSED}
-    batch = _share("quarantined rows", bad, rows, limits)
     service = _share("refused requests", sum(refused.values()), sum(answers.values()), limits, of="requests")
-    batch.detail["reasons"], service.detail["reasons"] = reasons, refused
-    return [batch, service]
+    service.detail["reasons"] = refused
+    return [quarantined(bad, rows, reasons, limits), service]
+
+
+def quarantined(bad: int, rows: int, reasons: Mapping[str, int], limits: Monitoring) -> Check:
+    """Judge the share of rows in quarantine, with how many there are for each reason."""
+    check = _share("quarantined rows", bad, rows, limits)
+    check.detail["reasons"] = dict(reasons)
+    return check
 
 
 def _share(

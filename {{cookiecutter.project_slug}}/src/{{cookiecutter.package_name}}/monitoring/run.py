@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import get_args
 
 import structlog
 
@@ -14,7 +13,7 @@ from ..settings import Settings
 from ..store.database import Store
 from ..store.frames import predictions_frame
 from ..store.tables import checks as table
-from . import Check, State, drift, performance, quality
+from . import Check, State, drift, performance, quality, worst
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +54,6 @@ def run(settings: Settings) -> Summary:
         ]
         with store.write() as connection:
             connection.execute(table.insert(), rows)
-    judged = [check.state for check in checks if check.value is not None]
-    state: State = max(judged, key=get_args(State).index, default="unknown")
+    state = worst(checks)
     log.info("checked", model_version=bundle.version, rows=frame.height, checks=len(checks), state=state)
     return Summary(bundle.version, frame.height, state, checks)

@@ -21,7 +21,6 @@ from ..models.bundle import encode, write_durably
 from ..models.registry import Registry
 from ..settings import Settings
 from ..store.database import Store
-from ..telemetry import metrics
 from ..telemetry.traces import Tracer
 from . import engines, manifest, records
 from .manifest import Json
@@ -91,6 +90,7 @@ class Job:
     ) -> None:
         """Work out what the run is: the same files, model and chunks are the same run."""
         self.settings, self.output, self.report, self.source = settings.pipeline, output, report, asked["input"]
+        self._limits, self._metrics = settings.monitoring, settings.metrics_file
         self._tracer = Tracer(settings)
         self.files, self._fill = files, copy_on
         self.asked = {name: asked[name] for name in ASKED}
@@ -110,11 +110,11 @@ class Job:
     def execute(self) -> Run:
         """Bring the run to its end from wherever it is, under the lock."""
         began, folder, markers, failed = time.time(), self.work.folder, dict[int, Json](), True
+        steps: Json = {}
         try:
             self.content = manifest.intact(self.final)
             already = bool(self.content)
             seconds = None if (folder / REQUEST).exists() else records.seconds(self.store, self.id, self.output)
-            steps: Json = {}
             if not already or seconds is None:
                 self.work.prepare()
                 markers = self._markers(self.final if already else self.work.result)
@@ -127,8 +127,10 @@ class Job:
                 manifest.replace(self.output / LATEST, latest, folder)
                 self._log()
                 self._copy_on()
-                seconds, size = earlier + time.time() - began, sum(file.size for file in self.files)
-                self._tell(steps := records.told(markers.values(), self.settings.engine, size), seconds)
+                size = sum(file.size for file in self.files)
+                steps = self._monitor(records.told(markers.values(), self.settings.engine, size))
+                seconds = earlier + time.time() - began
+                self._tell(steps, seconds)
             else:
                 self._copy_on()
             (folder / REQUEST).unlink(missing_ok=True)
@@ -146,7 +148,7 @@ class Job:
                 shutil.rmtree(folder, ignore_errors=True)
             rows = {f"pipeline.rows_{name}": count for name, count in _count(markers.values()).items()}
             about: dict[str, Any] = {"model.version": self.bundle.version, **rows}
-            records.trace(self._tracer, self.id, began, about, markers.values(), failed)
+            records.trace(self._tracer, self.id, began, about, markers.values(), steps, failed)
 
     def _copy_on(self) -> None:
         """Fill the sinks; until all are filled the run can be resumed."""
@@ -155,19 +157,33 @@ class Job:
             manifest.replace(self.work.folder / REQUEST, {**self.asked, **self.identity}, self.work.folder)
             self._fill(self)
 
+    def _monitor(self, told: Json) -> Json:
+        """Do the last step and add what it tells; what was published stays, whatever comes of it."""
+        if not self.settings.monitor:
+            return told
+        try:
+            step, found = records.monitor(self._limits, self.bundle, self.final, self.content)
+        except (Exception, pl.exceptions.PanicException) as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            log.warning("run not checked", run=self.id, reason=reason)
+            return told | {"monitor": {"state": "unknown", "checks": 0, "rows": 0, "found": [], "error": reason}}
+        return told | {"steps": [*told["steps"], step], "monitor": found}
+
     def _tell(self, steps: Json, seconds: float) -> None:
-        rows = self.content["rows"]
         self._record("succeeded", seconds=seconds, steps=json.dumps(steps))
-        metrics.RUNS.labels("succeeded").inc()
-        metrics.PREDICTIONS.labels(self.bundle.version, "batch").inc(rows["published"])
-        metrics.REJECTED.labels("batch").inc(rows["quarantined"])
-        for outcome in ("published", "quarantined"):
-            metrics.PIPELINE_ROWS.labels(outcome).inc(rows[outcome])
-        times = {f"{step['step']}_seconds": step["seconds"] for step in steps["steps"]}
         for step in steps["steps"]:
-            metrics.PIPELINE_STEP_SECONDS.labels(step["step"]).inc(step["seconds"])
-        told = {"engine": steps["engine"], "memory_mb": steps["memory_mb"], **rows, **times}
-        log.info("run published", run=self.id, model_version=self.bundle.version, **told)
+            log.info("step done", run=self.id, **step)
+        told = {name: steps[name] for name in ("engine", "workers", "memory_mb")} | self.content["rows"]
+        told |= {"monitor": steps["monitor"]["state"]} if "monitor" in steps else {}
+        log.info("run published", run=self.id, model_version=self.bundle.version, seconds=round(seconds, 3), **told)
+        self._expose()
+
+    def _expose(self) -> None:
+        if self._metrics:
+            try:
+                records.expose(self.store, self._metrics)
+            except (OSError, ProjectError) as error:
+                log.warning("metrics not written", file=str(self._metrics), reason=str(error))
 
     def _score(self, markers: dict[int, Json]) -> None:
         """Do the chunks that are missing."""
@@ -264,9 +280,9 @@ class Job:
         reason = str(error) if isinstance(error, Exception) else "interrupted: `pipeline resume` goes on"
         with suppress(ProjectError):
             self._record("failed", error=reason)
+            self._expose()
         if isinstance(error, InputError):
             (self.work.folder / REQUEST).unlink(missing_ok=True)
-        metrics.RUNS.labels("failed").inc()
         log.error("run stopped", run=self.id, reason=reason)
 
 

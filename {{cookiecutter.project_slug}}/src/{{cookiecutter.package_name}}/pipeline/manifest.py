@@ -33,7 +33,7 @@ def save(folder: Path, drafts: Path, kind: str, number: int, frame: pl.DataFrame
     frame.rechunk().write_parquet(buffer, compression="zstd", compression_level=1)
     content = buffer.getvalue()
     path = f"{kind}/{kind}-{number:05d}.parquet"
-    _appear(folder / path, content, drafts)
+    appear(folder / path, content, drafts)
     return {"path": path, "rows": frame.height, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -60,10 +60,11 @@ def present(folder: Path, entries: Sequence[Json]) -> bool:
 
 def replace(path: Path, content: Mapping[str, Any], drafts: Path | None = None) -> None:
     """Write a JSON file so that a reader sees the old or the new one, whole, whatever happens."""
-    _appear(path, encode(content), drafts or path.parent)
+    appear(path, encode(content), drafts or path.parent)
 
 
-def _appear(path: Path, content: bytes, drafts: Path) -> None:
+def appear(path: Path, content: bytes, drafts: Path) -> None:
+    """Write a file so that a reader sees the old or the new one, whole; drafts are in a folder of the same disk."""
     draft = drafts / f".{path.name}.{secrets.token_hex(4)}.draft"
     try:
         write_durably(draft, content)

@@ -1,4 +1,4 @@
-"""The steps of a chunk, from its file to its files: `STEPS`. The same on every engine."""
+"""The steps of a chunk, from its file to its files. The same on every engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from . import manifest
 from .manifest import Json
 from .sources import Chunk, InputError, Schema, load
 
-STEPS = ("ingest", "validate", "score", "publish")  # as logs, metrics and pages name them
+STEPS = ("ingest", "validate", "transform", "score", "publish")  # as logs, metrics and pages name them
+MONITOR = "monitor"  # the step after them, of the run as a whole
 FILE, NUMBER = "source_file", "source_row"  # where a row came from
 RESERVED = ("prediction_id", "model_version", FILE, NUMBER, "reasons")
 PREFIX = "input_"
@@ -86,14 +87,16 @@ class Work:
 
     def __call__(self, chunk: Chunk) -> Json:
         """Do a chunk: its files, then its marker, which is returned."""
-        scorer, watch = _scorer(self.model), _Watch()
+        scorer, watch = _scorer(self.model), Watch()
         frame = load(chunk)
         watch.lap("ingest")
         checked = check(scorer.signature, chunk, frame)
         watch.lap("validate")
         try:
             with _alone(scorer):
-                output = scorer.frame(checked.good.drop(ROW)) if checked.good.height else pl.DataFrame()
+                features = scorer.features(checked.good.drop(ROW))
+                watch.lap("transform")
+                output = scorer.predict(features) if features.height else pl.DataFrame()
         except ProjectError as error:
             last = chunk.first + chunk.rows - 1
             raise ProjectError(f"the good rows of {chunk.file} from {chunk.first} to {last}: {error}") from error
@@ -203,26 +206,35 @@ def _alone(scorer: Scorer) -> AbstractContextManager[Any]:
     return limits
 
 
-class _Watch:
-    """Seconds of each step, when the chunk began and ended, and the most memory that its process ever had."""
+class Watch:
+    """Seconds of each step and the memory that its process has at its end, and the most that it ever had."""
 
     def __init__(self) -> None:
+        """Begin the first step."""
         self.began, self._last = time.time(), time.perf_counter()
-        self.seconds: dict[str, float] = {}
+        self.seconds, self.resident = dict[str, float](), dict[str, float | None]()
+        self._peak = 0.0
 
     def lap(self, step: str) -> None:
+        """End a step, and begin the next."""
         now = time.perf_counter()
-        self.seconds[step], self._last = round(now - self._last, 6), now
+        self.seconds[step] = round(now - self._last, 6)
+        self._peak, self.resident[step] = _memory_mb()
+        self._last = time.perf_counter()
 
     def told(self) -> Json:
-        return {"began": self.began, "ended": time.time(), "seconds": self.seconds, "memory_mb": _peak_mb()}
+        """Return what a marker says of them."""
+        told = {"began": self.began, "ended": time.time(), "seconds": self.seconds}
+        return told | {"resident_mb": self.resident, "memory_mb": self._peak}
 
 
-def _peak_mb() -> float:
+def _memory_mb() -> tuple[float, float | None]:
+    """Return the most memory that this process ever had, and what it has now, if the system tells."""
     with suppress(OSError), open("/proc/self/status", encoding="ascii") as status:  # rusage counts what forked it too
-        return round(next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024, 1)
+        told = {line[:5]: int(line.split()[1]) for line in status if line.startswith(("VmHWM", "VmRSS"))}
+        return round(told["VmHWM"] / 1024, 1), round(told["VmRSS"] / 1024, 1)
     with suppress(ImportError):  # Windows
         from resource import RUSAGE_SELF, getrusage
 
-        return round(getrusage(RUSAGE_SELF).ru_maxrss / (1 << 20), 1)
-    return 0.0
+        return round(getrusage(RUSAGE_SELF).ru_maxrss / (1 << 20), 1), None
+    return 0.0, None

@@ -86,6 +86,41 @@ def latency_quantiles(series: Sequence[Row], shares: Sequence[float] = (0.5, 0.9
     return result
 
 
+class Batches(NamedTuple):
+    """All batch runs of the log.
+
+    Attributes:
+        runs: how many there are, by status.
+        published: rows of those that succeeded.
+        quarantined: likewise.
+        ended: when the last one ended, whatever came of it.
+        failed: whether that one failed.
+        succeeded: the last one that succeeded, with ``steps`` decoded.
+    """
+
+    runs: dict[str, int]
+    published: int
+    quarantined: int
+    ended: datetime | None
+    failed: bool
+    succeeded: Row | None
+
+
+def batches(store: Store) -> Batches:
+    """Return what the log has of batch runs, all together."""
+    total = (func.coalesce(func.sum(runs.c[f"rows_{name}"]), 0) for name in ("published", "quarantined"))
+    done = runs.c.status == "succeeded"
+    last = select(runs.c.finished, runs.c.status).where(runs.c.finished.is_not(None)).order_by(runs.c.finished.desc())
+    newest = _rows(store, select(runs).where(done).order_by(runs.c.finished.desc()).limit(1))
+    by_status = select(runs.c.status, func.count()).group_by(runs.c.status)
+    with store.read() as connection:
+        states = {status: count for status, count in connection.execute(by_status)}
+        published, quarantined = connection.execute(select(*total).where(done)).one()
+        ended, status = connection.execute(last.limit(1)).one_or_none() or (None, "")
+    succeeded = {**newest[0], "steps": json.loads(newest[0]["steps"] or "{}")} if newest else None
+    return Batches(states, int(published), int(quarantined), ended, status == "failed", succeeded)
+
+
 def recent_runs(store: Store, limit: int = 20) -> list[Row]:
     """Return the newest batch runs, newest first, each with its quarantine counts under ``reasons``.
 

@@ -11,6 +11,17 @@ import structlog
 from ..settings import Settings
 
 
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what standard error is at the moment: a progress bar takes its place while it is shown."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
 def configure(settings: Settings) -> None:
     """Send structlog's and the standard library's logs to standard error in the form of ``telemetry.log_format``."""
     level = getattr(logging, settings.telemetry.log_level.upper())
@@ -29,7 +40,7 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
