@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import free_port, needs
-from transfers import NOTES, PUBLISH, READ, Start, ended, go_on, publish_folder, until
+from transfers import NOTES, PUBLISH, READ, RUN, Start, ended, go_on, publish_folder, until
 
 PASSWORD = "s3cret-of-ada"
 ROWS = 300_000
@@ -50,9 +51,10 @@ class Cluster:
         """End it without a word to anybody."""
         self._run("pg_ctl", "-m", "immediate", "stop")
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: str, database: str = "postgres") -> str:
         """Return what psql prints."""
-        command = [str(self.programs / "psql"), "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", self.url, "-c", question]
+        url = self.url.removesuffix("postgres") + database
+        command = [str(self.programs / "psql"), "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", url, "-c", question]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -162,6 +164,102 @@ def test_what_waiting_cannot_mend_is_said_at_once(cluster: Cluster, start: Start
     gone = cluster.url.replace(str(cluster.port), str(free_port()))
     reading = start(READ, f"{gone}?table=a", tmp_path / "spool", BIKE_DEMAND_PIPELINE__PATIENCE_SECONDS="1")
     assert "was away for 1 s" in reading.communicate(timeout=60)[0]
+
+
+ENVIRONMENT = {"PGPASSWORD": PASSWORD, "BIKE_DEMAND_PIPELINE__LOG_ROWS": "false"}
+LOGGED = """
+SELECT status, rows_published = (SELECT count(*) FROM predictions), rows_in = rows_published + rows_quarantined
+FROM runs
+"""
+AWAY = r"error: postgresql://\S+ was away for 1 s \(.*\): bring it back, then `pipeline resume`"
+CALL = "import sys; from bike_demand.commands import main; main()"
+
+
+def written(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def champion(start: Start, tmp_path: Path) -> Path:
+    """Make the example's model the champion; return a table of rows to score, a few of them bad."""
+    rows = tmp_path / "rows.csv"
+    for words in (
+        "example train --rows 2000",
+        "model import data/example/model.skops --sample data/example/sample.csv --target rentals",
+        f"example rows --rows 400000 --bad 0.01 --output {rows}",
+    ):
+        ended(start(CALL, *words.split()))
+    version = next((tmp_path / "project/data/models/versions").glob("[!.]*")).name
+    ended(start(CALL, "model", "promote", version))
+    return rows
+
+
+@pytest.mark.slow
+def test_a_run_whose_source_goes_away_ends_with_the_same_bytes(
+    cluster: Cluster, start: Start, champion: Path, tmp_path: Path
+) -> None:
+    names = champion.open().readline().strip().split(",")
+    cluster.ask("DROP TABLE IF EXISTS trips")
+    cluster.ask(f"CREATE TABLE trips ({', '.join(f'{name} text' for name in names)}, id serial PRIMARY KEY)")
+    cluster.ask(f"\\copy trips ({', '.join(names)}) FROM '{champion}' CSV HEADER")
+    url = cluster.url.replace(f":{PASSWORD}@", "@") + "?table=trips"
+    ended(start(CALL, "pipeline", "run", "--input", url, "--output", tmp_path / "whole", **ENVIRONMENT))
+    wanted = written(tmp_path / "whole")
+    assert sum("quarantine" in name for name in wanted) > 1
+
+    # It comes back while the run waits.
+    waiting = start(RUN, "read", "pipeline", "run", "--input", url, "--output", tmp_path / "waits", **ENVIRONMENT)
+    until(waiting, "in the middle")
+    cluster.crash()
+    go_on(waiting)
+    until(waiting, "is away")
+    cluster.start()
+    ended(waiting)
+    assert written(tmp_path / "waits") == wanted
+
+    # It is away for longer than the run waits.
+    short, folder = ENVIRONMENT | {"BIKE_DEMAND_PIPELINE__PATIENCE_SECONDS": "1"}, tmp_path / "stops"
+    stopped = start(RUN, "read", "pipeline", "run", "--input", url, "--output", folder, **short)
+    until(stopped, "in the middle")
+    cluster.crash()
+    go_on(stopped)
+    out = stopped.communicate(timeout=120)[0]
+    assert stopped.returncode == 1
+    assert re.fullmatch(AWAY, out.splitlines()[-1])
+    assert "Traceback" not in out
+    assert not [path for path in folder.iterdir() if not path.name.startswith(".")]
+    cluster.start()
+    ended(start(CALL, "pipeline", "resume", "--output", folder, **ENVIRONMENT))
+    assert written(folder) == wanted
+
+
+@pytest.mark.slow
+def test_a_run_whose_log_goes_away_publishes_and_is_logged_once(
+    cluster: Cluster, start: Start, champion: Path, tmp_path: Path
+) -> None:
+    cluster.ask("CREATE DATABASE log")
+    url = cluster.url.removesuffix("/postgres").replace("postgresql", "postgresql+psycopg") + "/log"
+    log = {"BIKE_DEMAND_STORE__URL": url}
+    given = ("--input", champion.with_name("few.csv"), "--output", tmp_path / "out")
+    with champion.open() as rows:
+        given[1].write_text("".join(line for line, _ in zip(rows, range(5001), strict=False)))
+    run = start(RUN, "score", "pipeline", "run", *given, **log)
+    until(run, "in the middle")
+    cluster.crash()
+    go_on(run)
+    out = run.communicate(timeout=120)[0]
+    assert run.returncode == 1
+    assert out.splitlines()[-1].startswith("error: the store postgresql+psycopg://")
+    assert PASSWORD not in out
+    assert "Traceback" not in out
+    cluster.start()
+    out = ended(start(CALL, "pipeline", "resume", "--output", tmp_path / "out", **log))
+    assert "5,000 rows in" in out
+    assert cluster.ask(LOGGED, "log") == "succeeded|t|t"
 
 
 SCORES = "SELECT count(*), count(DISTINCT prediction_id), sum(prediction)::numeric(20, 3), count(note) FROM scores"

@@ -41,6 +41,22 @@ signature = Signature("Hires", "regression", "hires", (Column("staff", "integer"
 manifest = json.loads((folder / "manifest.json").read_text())
 sinks.publish(load(), folder, manifest, signature, sys.argv[1], lambda told: print(told, flush=True))
 """
+# The command line, which stops once after some rows are read (`read`) or all chunks are scored (`score`).
+RUN = """
+import sys
+from bike_demand.commands import main
+from bike_demand.pipeline.job import Job
+from bike_demand.pipeline.spool._parts import Parts
+where, name = {"read": (Parts, "add"), "score": (Job, "_score")}[sys.argv.pop(1)]
+real, asked = getattr(where, name), []
+def paused(self, *given):
+    real(self, *given)
+    if getattr(self, "rows", 0) and not asked:
+        print("in the middle", flush=True)
+        asked.append(input())
+setattr(where, name, paused)
+main()
+"""
 
 
 def until(process: subprocess.Popen[str], word: str) -> str:
