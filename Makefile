@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: demo test new try check sync lock pictures bench bench-swap bench-batch bench-serving bench-soak bench-overload environment team clean help
+.PHONY: demo test test-all new try check sync lock pictures bench bench-swap bench-batch bench-serving bench-soak bench-overload environment team clean help
 
 demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all of it (DETACH=1: check it and stop)
 	@$(BIN)/python scripts/render.py $(DEMO)
@@ -30,6 +30,10 @@ demo: $(TOOLS)/.installed ## Make the default project in build/demo and show all
 
 test: environment team ## Run all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-all: export KILLS = 100
+test-all: export API_EXAMPLES = 1000
+test-all: test ## Run all tests with their long settings: 100 kills, 13,000 made-up requests (more than an hour)
 
 new: $(TOOLS)/.installed ## Ask the questions and make a project beside this folder (OUT=folder: elsewhere)
 	@find "{{cookiecutter.project_slug}}" \( -name __pycache__ -o -name '.*_cache' -o -name .hypothesis \) -prune -exec rm -rf {} +

@@ -142,6 +142,23 @@ def test_make_help_names_every_target(default_project):
         assert f"make {target} " in shown
 
 
+def test_the_long_run_makes_longer_what_can_be(template, tmp_path):
+    needs("make")
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$@"\nenv\n')
+    program.chmod(0o755)
+    command = ["make", "--silent", "--old-file=environment", "--old-file=team", f"BIN={tmp_path}", "test-all"]
+    told = subprocess.run(command, cwd=template, capture_output=True, text=True, check=True).stdout
+    assert "-m pytest" in told
+    found = set()
+    for folder in (template / "tests", template / TEMPLATE / "tests"):
+        for path in folder.rglob("*.py"):
+            for name, few in re.findall(r'environ\.get\("([A-Z_]+)", "(\d+)"\)', path.read_text(encoding="utf-8")):
+                found.add(name)
+                assert int(re.search(rf"^{name}=(\d+)$", told, re.MULTILINE)[1]) >= 10 * int(few), name
+    assert found == {"KILLS", "API_EXAMPLES"}
+
+
 def test_pins_of_hooks_follow_the_locks(template):
     for folder in (template, template / TEMPLATE):
         hooks, lock = (folder / ".pre-commit-config.yaml").read_text(), (folder / "requirements.lock").read_text()
