@@ -346,6 +346,20 @@ def test_nothing_but_bad_rows_is_published_and_checked(job):
     assert done.steps["steps"][-1]["rows_in"] == 0
 
 
+def test_a_run_published_elsewhere_too_keeps_what_its_steps_told(job):
+    settings, source, output = job
+    first = run(settings, source, output)
+    second = run(settings, source, output.with_name("other"))  # the same run, done again
+    assert second.steps["steps"][0]["rows_in"] == 300
+    back = run(settings, source, output)  # there already; the log knows it by the other folder
+    assert back.already
+    with Store(settings) as store:
+        told = find_run(store, first.id)
+    assert told["output"] == str(output)
+    assert told["steps"] == second.steps
+    assert told["seconds"] == back.seconds == second.seconds
+
+
 def samples(path: Path) -> dict[str, float]:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +43,7 @@ class Run:
     Attributes:
         already: it had been published before.
         ignored: names of files not read.
-        steps: what its steps tell (see `records.told`); empty if ``already``.
+        steps: what its steps tell (see `records.told`); empty if there was nothing to do.
     """
 
     id: str
@@ -114,25 +114,27 @@ class Job:
         try:
             self.content = manifest.intact(self.final)
             already = bool(self.content)
-            seconds = None if (folder / REQUEST).exists() else records.seconds(self.store, self.id, self.output)
-            if not already or seconds is None:
+            known = records.known(self.store, self.id)
+            if already and known and known[1] == str(self.output) and not (folder / REQUEST).exists():
+                seconds = known[0]
+                self._copy_on()
+            else:
                 self.work.prepare()
-                markers = self._markers(self.final if already else self.work.result)
+                markers |= self._markers(self.final if already else self.work.result)
                 earlier = _span(markers.values())
                 if not already:
                     self._score(markers)
                     self._total(markers)
                     self._publish()
-                latest = {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"}
-                manifest.replace(self.output / LATEST, latest, folder)
+                self._point()
                 self._log()
                 self._copy_on()
-                size = sum(file.size for file in self.files)
-                steps = self._monitor(records.told(markers.values(), self.settings.engine, size))
-                seconds = earlier + time.time() - began
+                if markers or not known:
+                    steps = self._steps(markers.values())
+                    seconds = earlier + time.time() - began
+                else:  # the log knows it by another output: its steps were done then
+                    seconds, _, steps = known
                 self._tell(steps, seconds)
-            else:
-                self._copy_on()
             (folder / REQUEST).unlink(missing_ok=True)
             counts = {f"rows_{name}": count for name, count in self.content["rows"].items()}
             reasons, version, failed = self.content["reasons"], self.bundle.version, False
@@ -157,10 +159,17 @@ class Job:
             manifest.replace(self.work.folder / REQUEST, {**self.asked, **self.identity}, self.work.folder)
             self._fill(self)
 
+    def _steps(self, markers: Collection[Json]) -> Json:
+        """Return what the steps tell, after the last one of them."""
+        size = sum(file.size for file in self.files)
+        told = records.told(markers, self.settings.engine, size)
+        told = self._monitor(told) if markers and self.settings.monitor else told
+        for step in told["steps"]:
+            log.info("step done", run=self.id, **step)
+        return told
+
     def _monitor(self, told: Json) -> Json:
         """Do the last step and add what it tells; what was published stays, whatever comes of it."""
-        if not self.settings.monitor:
-            return told
         try:
             step, found = records.monitor(self._limits, self.bundle, self.final, self.content)
         except (Exception, pl.exceptions.PanicException) as error:
@@ -171,11 +180,10 @@ class Job:
 
     def _tell(self, steps: Json, seconds: float) -> None:
         self._record("succeeded", seconds=seconds, steps=json.dumps(steps))
-        for step in steps["steps"]:
-            log.info("step done", run=self.id, **step)
-        told = {name: steps[name] for name in ("engine", "workers", "memory_mb")} | self.content["rows"]
+        told = {name: value for name, value in steps.items() if name in ("engine", "workers", "memory_mb")}
         told |= {"monitor": steps["monitor"]["state"]} if "monitor" in steps else {}
-        log.info("run published", run=self.id, model_version=self.bundle.version, seconds=round(seconds, 3), **told)
+        told |= {"model_version": self.bundle.version, "seconds": round(seconds, 3)}
+        log.info("run published", run=self.id, **self.content["rows"], **told)
         self._expose()
 
     def _expose(self) -> None:
@@ -262,6 +270,10 @@ class Job:
             self.final.rename(self.work.folder / "damaged")
         self.work.result.rename(self.final)
         manifest.sync(self.output)
+
+    def _point(self) -> None:
+        latest = {"run": self.id, "manifest": f"{self.id}/{manifest.NAME}"}
+        manifest.replace(self.output / LATEST, latest, self.work.folder)
 
     def _log(self) -> None:
         """Log every prediction, each once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -31,11 +32,12 @@ from .steps import MONITOR, STEPS, Watch, renamed
 CHECKED, FILES = 100_000, 16  # rows that are looked at after a run, and so many of its files even if they have more
 
 
-def seconds(store: Store, run: str, output: Path) -> float | None:
-    """Return the seconds that a run took, if the log knows that it succeeded with this output."""
+def known(store: Store, run: str) -> tuple[float, str, Json] | None:
+    """Return the seconds, the output folder and the steps of a run, if the log knows that it succeeded."""
+    ended = (runs.c.status == "succeeded") & runs.c.seconds.is_not(None)
     with store.read() as connection:
-        row = connection.execute(select(runs).where(runs.c.id == run)).one_or_none()
-    return row.seconds if row and (row.status, row.output) == ("succeeded", str(output)) else None
+        row = connection.execute(select(runs).where(runs.c.id == run, ended)).one_or_none()
+    return (row.seconds, row.output, json.loads(row.steps or "{}")) if row else None
 
 
 def record(store: Store, identity: Json, content: Json, status: str, **more: Any) -> None:
@@ -194,8 +196,9 @@ def trace(
             more["pipeline.resident_mb"] = marker.get("resident_mb", {}).get(step) or 0.0
             stages.append((step, int(at * 1e9), int(ended * 1e9), more))
             at = ended
-    for one in steps.get("steps", ())[len(STEPS) :]:
-        at, names = steps[MONITOR]["began"], ("rows_in", "rows_out", "rejected", "bytes", "resident_mb")
+    at = steps.get(MONITOR, {}).get("began", 0.0)
+    for one in steps["steps"][len(STEPS) :] if at >= began else ():
+        names = ("rows_in", "rows_out", "rejected", "bytes", "resident_mb")
         more = {f"pipeline.{name}": one[name] or 0 for name in names}
         stages.append((one["step"], int(at * 1e9), int((at + one["seconds"]) * 1e9), more))
     told = {"pipeline.run": run, **attributes}
