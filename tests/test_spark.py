@@ -1,6 +1,7 @@
 """A real Spark cluster on loopback gives the same bytes as this machine alone, even if a worker is killed."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -143,6 +144,10 @@ def test_a_cluster_that_loses_a_worker_publishes_the_same_bytes(team, project, c
     assert sum(name.endswith(".parquet") for name in wanted) >= 2 * ROWS // CHUNK_ROWS - 10
     assert written(there) == wanted
     assert "20,000 rows in" in told()
+    shown = json.loads(call(team, project, "pipeline show latest --json"))
+    assert [one["step"] for one in shown["steps"]] == ["ingest", "validate", "transform", "score", "publish", "monitor"]
+    assert all(one["seconds"] > 0 and one["resident_mb"] > 0 for one in shown["steps"])
+    assert (shown["steps"][0]["rows_in"], shown["facts"]["Engine"].partition(",")[0]) == (ROWS, "spark")
 
 
 @pytest.mark.slow
