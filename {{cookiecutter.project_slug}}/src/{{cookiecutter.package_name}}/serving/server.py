@@ -22,7 +22,7 @@ from .app import Service
 SHORT = 262_144  # bytes of a body that is collected here
 LONG = {b"transfer-encoding", b"content-encoding", b"upgrade"}  # with one of these a request is none
 HEAD = 65_536  # bytes of the request line and the headers: the parser itself has no limit
-LOOK = 5.0  # seconds between looks for silent connections
+LOOK = 1.0  # seconds between looks for silent connections, which is how exact their limits are
 
 LENGTHY = problem(431, "headers", "the address and the headers are too long: send less than 64 kB of them")
 UNREADABLE = problem(
@@ -64,6 +64,7 @@ class Protocol(HttpToolsProtocol):
         self._head = 0  # bytes that came while the headers were not whole
         self._headed = False  # whether they are
         self._begun: float | None = None  # when the request that is not whole yet began
+        self._general = False  # whether that goes the general way
         self._watch: Any = None
         self._closing = False
         self._patience = self.service.settings.serving.wait_seconds
@@ -109,11 +110,15 @@ class Protocol(HttpToolsProtocol):
             return
         path, _, _ = self.url.partition(b"?")
         known = self.service.short.get((self.parser.get_method(), path))
-        if known is None or self.expect_100_continue or (self.cycle and not self.cycle.response_complete):
-            super().on_headers_complete()
-            return
         names = dict(self.headers)
-        if int(names.get(b"content-length", 0)) > self._limit or not LONG.isdisjoint(names):
+        if (
+            known is None
+            or self.expect_100_continue
+            or (self.cycle and not self.cycle.response_complete)
+            or int(names.get(b"content-length", 0)) > self._limit
+            or not LONG.isdisjoint(names)
+        ):
+            self._general = True
             super().on_headers_complete()
             return
         route = known[1]
@@ -130,7 +135,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer, if the request is a short one."""
-        self._begun, self._head, self._headed = None, 0, False
+        self._begun, self._head, self._headed, self._general = None, 0, False, False
         if self._short is None:
             if not self.transport.is_closing():
                 super().on_message_complete()
@@ -163,12 +168,19 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _end(self, answer: Answer) -> None:
-        """Answer, and close the connection; in the middle of another answer only that."""
+        """Answer, and close the connection; where an answer has begun or another has to come before, only that."""
         self._closing = True
-        if self.cycle is None or self.cycle.response_complete:
-            self._write(answer, ())
+        if self._unanswered():
+            self._write(self._short[1].formed(answer) if self._short else answer, ())
         else:
             self.transport.close()
+
+    def _unanswered(self) -> bool:
+        """Say whether the next answer to be sent is the one to the request that is being read."""
+        cycle: Any = self.cycle
+        if self._general:
+            return cycle.more_body and not cycle.response_started and not self.pipeline
+        return cycle is None or bool(cycle.response_complete)
 
     def _write(self, answer: Answer, shared: Headers) -> None:
         alive = not self._closing and self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"

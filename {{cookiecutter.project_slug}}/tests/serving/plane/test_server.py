@@ -120,6 +120,18 @@ def test_what_is_no_http_is_refused(client: httpx.Client) -> None:
     assert client.get("/health/live").status_code == 200
 
 
+def test_a_body_that_is_cut_into_pieces_wrongly_is_refused(client: httpx.Client, row: dict[str, Any]) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    for first in (b"", request(json.dumps({"row": row}).encode())):
+        with connected(client) as connection:
+            connection.sendall(first + head + b"what\r\n")
+            found = answers(connection, 2 if first else 1)
+            assert [status for status, _, _ in found] == ([200, 400] if first else [400])
+            assert json.loads(found[-1][2])["code"] == "malformed"
+            assert connection.recv(1) == b""
+    assert client.post(PATH, json={"row": row}).status_code == 200
+
+
 @pytest.mark.parametrize("head", [b"GET /health/live?%s", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: %s"])
 def test_headers_without_end_are_refused(client: httpx.Client, head: bytes) -> None:
     with connected(client) as connection:
@@ -146,7 +158,16 @@ def test_a_request_that_stalls_is_ended(
             with connected(client) as connection:
                 connection.sendall(started)
                 assert answers(connection, 1)[0][0] == 408
+                assert connection.recv(1) == b""  # it is answered once
         assert client.post(PATH, json={"row": row}).status_code == 200
+
+
+def test_a_request_that_stalls_is_ended_soon(champion: Settings, serving: Any) -> None:
+    hasty = champion.serving.model_copy(update={"body_seconds": 0.2})
+    with serving(champion.model_copy(update={"serving": hasty})) as client, connected(client) as connection:
+        connection.settimeout(4)  # far more than the second in which it is noticed
+        connection.sendall(b"POST /v1/pre")
+        assert answers(connection, 1)[0][0] == 408
 
 
 def test_a_silent_connection_is_closed(champion: Settings, serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
