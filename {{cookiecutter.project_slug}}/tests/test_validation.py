@@ -84,9 +84,9 @@ def _text(value: object) -> str | None:
         ({"doors": 2.5}, "doors must be an integer"),
         ({"doors": 2**64}, "doors must be an integer"),
         ({"colour": "green"}, "colour must be one of red, blue"),
-        ({"colour": None}, "colour is missing"),
+        ({"colour": None}, "colour is missing: give one of red, blue"),
         ({"at": "tomorrow"}, "at must be a time such as 2026-01-31T08:00:00Z"),
-        ({"strange\n": 1}, "strange? is not a column of the model"),
+        ({"strange\n": 1}, "strange? is not a column of the model: leave it out"),
     ],
 )
 def test_explanation_says_what_is_expected(change: dict[str, Any], message: str) -> None:
@@ -111,12 +111,38 @@ def test_table_is_parted_with_every_reason_and_the_source_rows() -> None:
     assert checked.bad["extra"].to_list() == ["y", "z", "u"]
     assert checked.bad[REASONS].to_list() == [
         "speed must be a number; doors must be an integer; colour must be one of red, blue",
-        "speed must be at least 0; doors must be at most 5; colour is missing; sold must be true or false;"
-        " at must be a time such as 2026-01-31T08:00:00Z",
+        "speed must be at least 0; doors must be at most 5; colour is missing: give one of red, blue;"
+        " sold must be true or false; at must be a time such as 2026-01-31T08:00:00Z",
         "speed must be a number",
     ]
     assert checked.counts["doors: maximum"] == 1
     assert sum(checked.counts.values()) == 9
+
+
+def test_the_problems_of_a_table_are_those_of_its_rows() -> None:
+    wrong = [{"speed": -1, "colour": "green"}, {}, {"doors": 9, "colour": None}]
+    texts = [{name: _text(value) for name, value in (GOOD | one).items()} for one in wrong]
+    checked = check_frame(SIGNATURE, pl.DataFrame(texts, schema=dict.fromkeys(GOOD, pl.String)), first=0)
+    expected = [found for place, one in enumerate(wrong) for found in explain(SIGNATURE, GOOD | one, place)]
+    assert checked.problems(100) == expected
+    assert checked.problems(2) == expected[:2]
+    assert check_frame(SIGNATURE, pl.DataFrame([GOOD])).problems(100) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (Column("a", "number"), "a number"),
+        (Column("a", "number", minimum=0, maximum=200), "a number from 0 to 200"),
+        (Column("a", "integer", minimum=-1), "an integer from -1 on"),
+        (Column("a", "integer", maximum=5), "an integer up to 5"),
+        (Column("a", "integer", categories=(1, 2)), "one of 1, 2"),
+        (Column("a", "datetime"), "a time such as 2026-01-31T08:00:00Z"),
+    ],
+)
+def test_what_is_missing_is_described(column: Column, words: str) -> None:
+    signature = Signature("t", "regression", None, (column,), SIGNATURE.outputs)
+    assert [one.message for one in explain(signature, {})] == [f"a is missing: give {words}"]
 
 
 def test_typed_table_needs_no_reading_of_text() -> None:
@@ -137,4 +163,4 @@ def test_a_model_may_have_columns_of_any_name() -> None:
     signature = Signature("t", "regression", None, tuple(Column(name, "integer") for name in names), SIGNATURE.outputs)
     checked = check_frame(signature, pl.DataFrame({"row": [7, 8], "reasons": [1, None], "prediction_id": [2, 3]}))
     assert checked.good.row(0, named=True) == {ROW: 1, "row": 7, "reasons": 1, "prediction_id": 2}
-    assert checked.bad[REASONS].to_list() == ["reasons is missing"]
+    assert checked.bad[REASONS].to_list() == ["reasons is missing: give an integer"]

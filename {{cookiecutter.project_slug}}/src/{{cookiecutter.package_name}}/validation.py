@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -15,7 +17,7 @@ from .signature import Column, Signature
 if TYPE_CHECKING:
     import polars as pl
 
-Rule = Literal["missing", "type", "minimum", "maximum", "category", "unknown", "range"]
+Rule = Literal["missing", "type", "minimum", "maximum", "category", "unknown", "range", "twice", "length"]
 KINDS: dict[str, Any] = {"number": float, "integer": int, "boolean": bool, "string": str, "datetime": datetime}
 PHRASES = {
     "number": "a number",
@@ -27,6 +29,12 @@ PHRASES = {
 TRUE, FALSE = ("true", "1", "yes", "t", "y"), ("false", "0", "no", "f", "n")
 ROW, REASONS = "@row", "@reasons"  # columns of a checked table, beside the model's
 LARGEST = 2**63 - 1  # integers are 64 bits everywhere
+TWICE = "is given twice: give it once"
+
+LONG = 8_192  # bytes from which on numpy counts faster
+
+_absent = repeat(None, 2**62)  # what stands for each field that a row leaves out
+left = _absent.__length_hint__  # counts them down at no cost; another thread can only make that too many
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +60,32 @@ class Checked:
         good: the rows that fit, typed as the signature says, plus `ROW`, their number in the source.
         bad: the other rows as they came, plus `ROW` and `REASONS`, all that is wrong with each.
         counts: how often each reason occurs, by ``column: rule``.
+        broken: for each of ``bad``, whether it breaks each of ``rules``.
     """
 
     good: pl.DataFrame
     bad: pl.DataFrame
     counts: Counter[str]
+    broken: pl.DataFrame
+    rules: Sequence[tuple[Column, Rule]]
+
+    def problems(self, most: int) -> list[Problem]:
+        """Say what is wrong with the first bad rows, in their order; at most so much."""
+        found = [
+            Problem(row, column.name, rule, expected(column, rule))
+            for row, broken in zip(self.bad[ROW].head(most), self.broken.iter_rows(), strict=False)
+            for (column, rule), hit in zip(self.rules, broken, strict=True)
+            if hit
+        ]
+        return found[:most]
 
 
 def expected(column: Column, rule: Rule) -> str:
     """Say what a rule wants of a column, as the rest of a sentence that starts with its name."""
     if rule == "missing":
-        return "is missing"
+        return f"is missing: give {wanted(column)}"
     if rule == "unknown":
-        return "is not a column of the model"
+        return "is not a column of the model: leave it out"
     if rule == "minimum":
         return f"must be at least {column.minimum:g}"
     if rule == "maximum":
@@ -72,6 +93,17 @@ def expected(column: Column, rule: Rule) -> str:
     if rule == "category":
         return "must be one of " + ", ".join(str(value) for value in column.categories)
     return "must be " + PHRASES[column.type]
+
+
+def wanted(column: Column) -> str:
+    """Say which values a column takes, for example ``a number from 0 to 200``."""
+    if column.categories:
+        return "one of " + ", ".join(str(value) for value in column.categories)
+    low, high = (None if limit is None else f"{limit:g}" for limit in (column.minimum, column.maximum))
+    if not column.numeric or (low is None and high is None):
+        return PHRASES[column.type]
+    limits = f"up to {high}" if low is None else f"from {low} on" if high is None else f"from {low} to {high}"
+    return f"{PHRASES[column.type]} {limits}"
 
 
 def row_type(signature: Signature) -> type[msgspec.Struct]:
@@ -94,11 +126,51 @@ def row_type(signature: Signature) -> type[msgspec.Struct]:
             if column.maximum is not None:
                 limits["le"] = column.maximum if column.type == "number" else int(column.maximum // 1)
             kind = Annotated[kind, msgspec.Meta(**limits)] if limits else kind
-        fields.append((f"f{place}", kind | None, None) if column.nullable else (f"f{place}", kind))
+        absent = msgspec.field(default_factory=_absent.__next__)
+        fields.append((f"f{place}", kind | None, absent) if column.nullable else (f"f{place}", kind))
     names = {f"f{place}": column.name for place, column in enumerate(signature.inputs)}
     return msgspec.defstruct(
         "Row", fields, rename=names, kw_only=True, forbid_unknown_fields=True, gc=False, module=__name__
     )
+
+
+def marks(body: bytes) -> int:
+    """Count the quotation marks of a body."""
+    if len(body) < LONG:
+        return body.count(b'"')
+    import numpy as np
+
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord('"')))
+
+
+class Marks:
+    """Knows how many quotation marks rows have in JSON if they give no field twice: two for each name and each text.
+
+    The decoder of `row_type` lets the last value of a name count. That costs at least two marks more, and nothing costs
+    fewer: not even a quotation mark in a text, which is written with a backslash or by its number.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        texts = [
+            (f"f{place}", column.nullable)
+            for place, column in enumerate(signature.inputs)
+            if column.type in ("string", "datetime")
+        ]
+        self._row = 2 * (len(signature.inputs) + len(texts))
+        self._open = [attrgetter(name) for name, nullable in texts if nullable]
+
+    def fit(self, body: bytes, rows: Sequence[Any], absent: int) -> bool:
+        """Say whether no field is given twice, for sure.
+
+        Args:
+            body: rows in JSON, as the value of one name.
+            rows: what they were decoded to.
+            absent: how many fields they left out, by what `left` said before and says now.
+        """
+        expected = 2 + len(rows) * self._row - 2 * absent
+        for text in self._open:
+            expected -= 2 * list(map(text, rows)).count(None)
+        return marks(body) == expected
 
 
 def explain(signature: Signature, value: object, row: int = 0) -> list[Problem]:
@@ -121,18 +193,16 @@ def explain(signature: Signature, value: object, row: int = 0) -> list[Problem]:
             found.append(Problem(row, column.name, rule, expected(column, rule)))
     for name in value:
         if name not in signature.by_name:
-            found.append(Problem(row, _printable(name), "unknown", "is not a column of the model"))
+            found.append(Problem(row, printable(name), "unknown", "is not a column of the model: leave it out"))
     return found
 
 
 def typed(signature: Signature, row: Mapping[str, Any], kind: type[msgspec.Struct]) -> Any:
-    """Return a decoded JSON row that `explain` finds good as an instance of ``kind`` (see `row_type`)."""
+    """Return a decoded JSON row that `explain` finds good as an instance of ``kind`` (see `row_type`).
+
+    An integer may be written as 24.0, which the decoder of `row_type` refuses.
+    """
     return msgspec.convert({name: _whole(signature.by_name[name], value) for name, value in row.items()}, kind)
-
-
-def with_point(signature: Signature, row: Mapping[str, Any]) -> bool:
-    """Say whether a good row has an integer that is written as 24.0, which the decoder of `row_type` refuses."""
-    return any(isinstance(value, float) and signature.by_name[name].type == "integer" for name, value in row.items())
 
 
 def _whole(column: Column, value: object) -> object:
@@ -159,7 +229,7 @@ def _broken(column: Column, value: object) -> Rule | None:
     return None
 
 
-def _printable(name: object) -> str:
+def printable(name: object) -> str:
     """Shorten a name that a stranger sent, and take its control characters out."""
     text = str(name)
     return "".join(char if char.isprintable() else "?" for char in text[:60]) + ("…" if len(text) > 60 else "")
@@ -197,9 +267,11 @@ def check_frame(signature: Signature, frame: pl.DataFrame, first: int = 1) -> Ch
         for place, (column, rule, _) in enumerate(rules)
         if counts[f"{column.name}: {rule}"]
     ]
-    reasons = broken.filter(misfit).select(pl.concat_str(words, separator="; ", ignore_nulls=True)) if words else None
+    broken = broken.filter(misfit)
+    reasons = broken.select(pl.concat_str(words, separator="; ", ignore_nulls=True)) if words else None
     texts = pl.Series(REASONS, reasons.to_series() if reasons is not None else [], dtype=pl.String)
-    return Checked(good, bad.with_columns(texts), Counter({name: count for name, count in counts.items() if count}))
+    counted = Counter({name: count for name, count in counts.items() if count})
+    return Checked(good, bad.with_columns(texts), counted, broken, [(column, rule) for column, rule, _ in rules])
 
 
 def polars_type(column: Column) -> pl.DataType:

@@ -59,7 +59,7 @@ def test_by_id_every_row_is_accounted_for(done, tmp_path):
     found = join(settings, str(tmp_path / "true.csv"), "hires", leave=tmp_path / "left.csv")
     assert found.counts == {"joined": 3, "unknown": 1, "ambiguous": 2, "invalid": 3}
     assert actuals(settings) == {ids[0]: 50.0, ids[1]: 60.5}
-    assert found.examples["invalid"][0] == "true.csv row 3: hires is missing"
+    assert found.examples["invalid"][0] == "true.csv row 3: hires is missing: give a number"
     left = pl.read_csv(tmp_path / "left.csv", infer_schema=False)
     assert left["source_row"].to_list() == ["3", "4", "5", "6", "7", "9"]
     assert left["hires"].to_list() == [None, "many", "5", "1", "2", "5"]

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, ColumnElement, Select, cast, extract, func, o
 
 from ..errors import ProjectError
 from .database import Store
-from .tables import checks, feedback, model_events, predictions, quarantine, runs, traffic, trials
+from .tables import ID_LENGTH, checks, feedback, model_events, predictions, quarantine, runs, traffic, trials
 
 LATEST = "latest"
 
@@ -275,7 +275,7 @@ def _answered(version: str, since: datetime, until: datetime) -> ColumnElement[b
 def known_predictions(store: Store, ids: Iterable[str]) -> set[str]:
     """Return those of the ids that the log holds; an id may be any text that somebody sent."""
     found: set[str] = set()
-    ids = [identity for identity in ids if len(identity) <= 64 and identity.isprintable()]
+    ids = [identity for identity in ids if len(identity) <= ID_LENGTH and identity.isprintable()]
     with store.read() as connection:
         for start in range(0, len(ids), 500):
             query = select(predictions.c.id).where(predictions.c.id.in_(ids[start : start + 500]))

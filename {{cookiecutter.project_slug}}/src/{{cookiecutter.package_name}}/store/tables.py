@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Dialect, Float, Index, Inte
 from sqlalchemy.types import TypeDecorator
 
 metadata = MetaData()
+ID_LENGTH = 64  # characters of a prediction's id at most
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -29,7 +30,7 @@ class UtcTime(TypeDecorator[datetime]):
 predictions = Table(
     "predictions",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", String(ID_LENGTH), primary_key=True),
     Column("time", UtcTime, nullable=False),
     Column("model_version", String(32), nullable=False),
     Column("source", String(8), nullable=False),  # http or batch
@@ -44,7 +45,7 @@ predictions = Table(
 feedback = Table(
     "feedback",
     metadata,
-    Column("prediction_id", String(64), primary_key=True),
+    Column("prediction_id", String(ID_LENGTH), primary_key=True),
     Column("time", UtcTime, nullable=False),
     Column("actual", Text, nullable=False),  # JSON
 )
@@ -95,7 +96,7 @@ model_events = Table(
 trials = Table(
     "trials",
     metadata,
-    Column("prediction_id", String(64), primary_key=True),
+    Column("prediction_id", String(ID_LENGTH), primary_key=True),
     Column("model_version", String(32), primary_key=True),
     Column("role", String(8), nullable=False),  # shadow or canary
     Column("time", UtcTime, nullable=False),

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gzip
+import json
+import re
+import zlib
 from typing import Any
 
 import httpx
@@ -9,6 +13,7 @@ import pytest
 
 from project.models.scorer import Scorer
 from project.settings import Settings
+from project.signature import Signature
 from project.store import queries
 from project.store.database import Store
 
@@ -113,3 +118,133 @@ def test_a_table_goes_on_without_rows_that_cannot_be_computed(
         assert found["prediction"].is_null().to_list() == [True] * 200 + [False] * 200
         assert found["error"].is_null().to_list() == [False] * 200 + [True] * 200
         assert client.post(PATH, **table(row, [5])).status_code == 422
+
+
+MARK = b'"MARK"'
+
+
+@pytest.fixture
+def bodies(champion: Settings, signature: Signature, row: dict[str, Any]) -> dict[str, bytes]:
+    """A body for each route that reads JSON, with a mark for the value of one number."""
+    marked = row | {"temperature": "MARK"}
+    kinds = {"number": "FP64", "integer": "INT64", "boolean": "BOOL"}
+    tensors = [
+        {"name": one.name, "shape": [1], "datatype": kinds.get(one.type, "BYTES"), "data": [marked[one.name]]}
+        for one in signature.inputs
+    ]
+    found: dict[str, Any] = {
+        PATH: {"row": marked},
+        "/v1/explain": {"rows": [marked]},
+        "/v1/feedback": {"items": [{"id": "nobody", "actual": "MARK"}]},
+        "/invocations": {"dataframe_split": {"columns": list(marked), "data": [list(marked.values())]}},
+        f"/v2/models/{champion.project.slug}/infer": {"inputs": tensors},
+    }
+    return {path: json.dumps(body).encode() for path, body in found.items()}
+
+
+def said(answer: httpx.Response) -> str:
+    """Return the sentence of a refusal, whatever the form of its protocol."""
+    told = answer.json()
+    return str(next(told[name] for name in ("detail", "message", "error") if name in told))
+
+
+UNREADABLE = {
+    "Infinity": (b"Infinity", 0, "NaN and Infinity are no numbers"),
+    "-Infinity": (b"-Infinity", 0, "NaN and Infinity are no numbers"),
+    "1e999": (b"1e999", 0, "larger than any"),
+    "huge integer": (b"9" * 5_000, 0, "larger than any"),
+    "first half of a pair": (b'"\\ud800"', 0, "surrogate"),
+    "second half of a pair": (b'"a\\udc00b"', 0, "surrogate"),
+    "NUL": (b'"a\x00"', 0, "control character"),
+    "bare NUL": (b"\x00", 0, "NUL"),
+    "no escape": (b'"\\x"', 0, "backslash"),
+    "not UTF-8": (b'"ab\xff"', 3, "UTF-8"),
+    "a surrogate as bytes": (b'"\xed\xa0\x80"', 1, "UTF-8"),
+    "nonsense": (b"what", 0, "no JSON"),
+}
+
+
+def test_what_cannot_be_read_is_named_with_its_place_on_every_route(
+    client: httpx.Client, bodies: dict[str, bytes]
+) -> None:
+    for path, body in bodies.items():
+        good = body.replace(MARK, b"15.0")
+        assert client.post(path, content=good).status_code == 200, path
+        start = body.index(MARK)
+        faults = {name: (body.replace(MARK, one), start + place, why) for name, (one, place, why) in UNREADABLE.items()}
+        faults["deep"] = body.replace(MARK, b"[" * 20_000 + b"]" * 20_000), start, "nested too deep"
+        faults["cut off"] = good[:-1], len(good) - 1, "ends before it is complete"
+        faults["cut off in a text"] = body[: start + 3], start, "no end"
+        faults["byte order mark"] = b"\xef\xbb\xbf" + good, 0, "byte order mark"
+        if path != "/invocations":  # where it is a missing value
+            faults["NaN"] = body.replace(MARK, b"NaN"), start, "NaN and Infinity are no numbers"
+        for name, (content, place, why) in faults.items():
+            answer = client.post(path, content=content)
+            assert answer.status_code == 400, (path, name, answer.text)
+            assert why in said(answer), (path, name, said(answer))
+            found = int(re.search(r"from byte (\d+) on", said(answer))[1])
+            assert found == place or (name in ("deep", "nonsense") and place < found < place + 100), (path, name)
+            assert client.post(path, content=good).status_code == 200, (path, name)
+        assert "is empty" in said(client.post(path, content=b""))
+
+
+def test_what_does_not_fit_is_named_on_every_route(client: httpx.Client, bodies: dict[str, bytes]) -> None:
+    for path, body in bodies.items():
+        name = "actual" if path == "/v1/feedback" else "temperature"
+        for value in (b"false", b'"15"', b"[15]", b"{}"):
+            answer = client.post(path, content=body.replace(MARK, value))
+            assert answer.status_code in (400, 422), (path, value)
+            assert f"{name} must be a number" in said(answer), (path, value)
+            assert path == PATH or "row 0: " in said(answer), path
+        assert client.post(path, content=body.replace(MARK, b"15.0")).status_code == 200, path
+
+
+def test_a_tensor_that_does_not_fit_is_named_with_its_row(client: httpx.Client, bodies: dict[str, bytes]) -> None:
+    path = next(path for path in bodies if path.startswith("/v2"))
+    for values, status in (([3, 2, 1.5], 400), ([3, 2, 1.0], 200)):  # in JSON 1.0 is an integer too
+        inputs = json.loads(bodies[path].replace(MARK, b"15.0"))["inputs"]
+        for one in inputs:
+            one |= {"shape": [3], "data": values if one["name"] == "staff" else one["data"] * 3}
+        answer = client.post(path, json={"inputs": inputs})
+        assert answer.status_code == status, answer.text
+        assert status == 200 or "row 2: staff must be an integer" in said(answer)
+
+
+def test_a_name_given_twice_is_named_on_every_route(client: httpx.Client, bodies: dict[str, bytes]) -> None:
+    for path, body in bodies.items():
+        good = body.replace(MARK, b"15.0")
+        outer = next(iter(json.loads(good)))
+        inner = "columns" if path == "/invocations" else "name" if path.startswith("/v2") else "temperature"
+        inner = "actual" if path == "/v1/feedback" else inner
+        key = f'"{inner}": '.encode()
+        for name, content in (
+            (outer, good[:-1] + b", " + good[1:]),
+            (inner, good.replace(key, key + b'"x", ' + key)),
+            (inner, good.replace(key, key + b'"x", ' + b'"\\u%04x' % ord(inner[0]) + key[2:])),
+        ):
+            answer = client.post(path, content=content)
+            assert answer.status_code in (400, 422), (path, name)
+            assert f"{name} is given twice" in said(answer), (path, name, said(answer))
+        assert client.post(path, content=good).status_code == 200, path
+
+
+def test_what_is_packed_or_typed_wrongly_is_refused_on_every_route(
+    client: httpx.Client, bodies: dict[str, bytes]
+) -> None:
+    for path, body in bodies.items():
+        good = body.replace(MARK, b"15.0")
+        wrong: list[tuple[bytes, dict[str, str]]] = [
+            (good, {"Content-Type": "text/plain"}),
+            (good, {"Content-Type": "application/x-www-form-urlencoded"}),
+            (good, {"Content-Encoding": "gzip"}),
+            (good, {"Content-Encoding": "br"}),
+            (gzip.compress(good)[:-5], {"Content-Encoding": "gzip"}),
+            (zlib.compress(good)[:-5], {"Content-Encoding": "deflate"}),
+            (gzip.compress(b" " * 100_000_000), {"Content-Encoding": "gzip"}),
+            (b" " * 17_000_000, {}),
+        ]
+        for content, headers in wrong:
+            answer = client.post(path, content=content, headers=headers)
+            assert answer.status_code in (400, 413, 415), (path, headers)
+            assert said(answer)
+        assert client.post(path, content=gzip.compress(good), headers={"Content-Encoding": "gzip"}).status_code == 200

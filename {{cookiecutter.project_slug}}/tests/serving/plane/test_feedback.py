@@ -42,10 +42,10 @@ def test_many_with_unknown_ones_among_them(client: httpx.Client, champion: Setti
     predictions = client.post("/v1/predict", json={"rows": [row] * 20}).json()["predictions"]
     actual = predictions[0]["prediction"]
     ids = [entry["id"] for entry in predictions]
-    foreign = ["nobody", "", "x" * 500, "a\u0000b", "'; drop table feedback; --"]
+    foreign = ["nobody", "", "x" * 64, "a\u0000b", "'; drop table feedback; --"]
     items = [{"id": name, "actual": actual} for name in [*foreign, *ids]]
     answer = client.post(PATH, json={"items": items})
-    assert answer.json() == {"accepted": 20, "unknown": foreign}
+    assert answer.json() == {"accepted": 20, "unknown": [0, 1, 2, 3, 4]}
     assert set(stored(champion)) == set(ids)
 
 
@@ -76,7 +76,7 @@ def test_feedback_to_what_another_worker_writes_in_a_moment(
 
     slept += [lambda: None, write]
     items = [{"id": name, "actual": made["prediction"]} for name in ("nobody", made["id"], coming)]
-    assert client.post(PATH, json={"items": items}).json() == {"accepted": 2, "unknown": ["nobody"]}
+    assert client.post(PATH, json={"items": items}).json() == {"accepted": 2, "unknown": [0]}
     assert not slept
     assert set(stored(champion)) == {made["id"], coming}
 
@@ -86,10 +86,10 @@ def test_nobody_waits_for_what_cannot_come(
 ) -> None:
     unknown = ["nobody", following(made["id"])]  # this process has written all of its own
     items = [{"id": name, "actual": made["prediction"]} for name in unknown]
-    assert client.post(PATH, json={"items": items}).json() == {"accepted": 0, "unknown": unknown}
+    assert client.post(PATH, json={"items": items}).json() == {"accepted": 0, "unknown": [0, 1]}
     monkeypatch.setattr(predictor, "PROCESS", "0" * 12)
     old = f"{'0' * 12}{made['id'][12:]}"
-    assert client.post(PATH, json={"id": old, "actual": made["prediction"]}).json()["unknown"] == [old]
+    assert client.post(PATH, json={"id": old, "actual": made["prediction"]}).json()["unknown"] == [0]
 
 
 def test_the_last_word_counts(
@@ -138,6 +138,35 @@ def test_one_bad_item_is_named_and_nothing_is_kept(
     answer = client.post(PATH, json={"items": items})
     assert answer.status_code == 422
     assert [(error["row"], error["field"]) for error in answer.json()["errors"]] == [(1, "actual")]
+    assert not stored(champion)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_id_longer_than_any_is_refused_and_not_repeated(
+    client: httpx.Client, champion: Settings, made: dict[str, Any], many: bool
+) -> None:
+    long = {"id": "x" * 65, "actual": made["prediction"]}
+    good = {"id": made["id"], "actual": made["prediction"]}
+    answer = client.post(PATH, json={"items": [good, long]} if many else long)
+    assert answer.status_code == 422
+    error = answer.json()["errors"][0]
+    assert (error["row"], error["field"], error["rule"]) == (int(many), "id", "length")
+    assert "xxx" not in answer.text
+    assert not stored(champion)
+
+
+def test_a_field_given_twice_is_named_and_nothing_is_kept(
+    client: httpx.Client, champion: Settings, made: dict[str, Any]
+) -> None:
+    good = json.dumps({"id": made["id"], "actual": made["prediction"]})
+    for text, row in (
+        ('{"actual": 1, ' + good[1:], 0),
+        ('{"items": [' + good + ', {"\\u0061ctual": 1, ' + good[1:] + "]}", 1),
+    ):
+        answer = client.post(PATH, content=text, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, text
+        errors = [(one["row"], one["field"], one["rule"]) for one in answer.json()["errors"]]
+        assert errors == [(row, "actual", "twice")]
     assert not stored(champion)
 
 

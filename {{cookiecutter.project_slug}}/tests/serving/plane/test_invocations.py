@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import jsonschema
 import numpy as np
+import polars as pl
 import pytest
 
 from project.models.registry import Registry
@@ -169,13 +170,31 @@ def test_bad_bodies_are_refused_in_mlflows_form(client: httpx.Client, content: b
     assert client.get("/ping").status_code == 200
 
 
+def test_the_row_that_does_not_fit_is_named(client: httpx.Client, many: Rows) -> None:
+    wrong = [*many[:5], many[5] | {"staff": None}, many[6] | {"temperature": False}, many[7]]
+    answers = [client.post(PATH, json=FORMS[form](wrong)) for form in ("split", "records", "inputs", "columns")]
+    text = pl.DataFrame(wrong, strict=False, schema_overrides={"temperature": pl.String}).write_csv()
+    answers.append(client.post(PATH, content=text, headers={"Content-Type": "text/csv"}))
+    for answer in answers:
+        assert answer.status_code == 400
+        assert "row 5: staff is missing: give an integer" in answer.json()["message"]
+    twice = json.dumps(FORMS["records"](many))[:-2] + ', {"staff": 1, "staff": 1}]}'
+    assert "row 8: staff is given twice" in client.post(PATH, content=twice).json()["message"]
+
+
+def test_a_column_of_a_csv_given_twice_is_refused(client: httpx.Client, many: Rows) -> None:
+    text = pl.DataFrame(many).write_csv().replace("station,staff", "station,station", 1)
+    answer = client.post(PATH, content=text, headers={"Content-Type": "text/csv"})
+    assert (answer.status_code, answer.json()["message"]) == (400, "the first line must name the columns, each once")
+
+
 def test_too_many_rows(champion: Settings, serving: Any, many: Rows) -> None:
     few = champion.model_copy(update={"serving": champion.serving.model_copy(update={"max_rows": 3})})
     with serving(few) as client:
         for form in ("split", "records", "columns"):
             answer = client.post(PATH, json=FORMS[form](many))
             assert (answer.status_code, answer.json()["message"]) == (413, "send at most 3 rows at a time")
-        lines = "staff\n" + "1\n" * 9
+        lines = pl.DataFrame(many).write_csv()
         assert client.post(PATH, content=lines, headers={"Content-Type": "text/csv"}).status_code == 413
     with Store(champion) as store:
         assert queries.counts(store).predictions == 0

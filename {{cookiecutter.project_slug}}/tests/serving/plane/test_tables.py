@@ -84,7 +84,7 @@ def test_one_bad_row_refuses_all(client: httpx.Client, table: pl.DataFrame) -> N
     bad = table.with_columns(staff=pl.when(pl.int_range(pl.len()) == 7).then(pl.lit("many")).otherwise("staff"))
     answer = post(client, written(bad, CSV), CSV)
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["row"] == 7
+    assert answer.json()["errors"] == [{"row": 7, "field": "staff", "rule": "type", "expected": "must be an integer"}]
     assert "many" not in answer.text
     assert post(client, written(table, CSV), CSV).status_code == 200
 
@@ -99,6 +99,32 @@ def test_or_is_answered_with_its_reason_in_its_place(each: Settings, serving: An
     assert found["prediction"][7] is None
     kept = pl.int_range(table.height, eager=True) != 7
     assert found["prediction"].filter(kept).to_list() == pytest.approx(good["prediction"].filter(kept).to_list())
+
+
+@pytest.mark.parametrize("kind", [CSV, PARQUET, ARROW])
+def test_a_table_is_refused_with_the_errors_of_its_rows(client: httpx.Client, table: pl.DataFrame, kind: str) -> None:
+    bad = table.head(200).with_columns(
+        station=pl.when(pl.int_range(pl.len()) == 3).then(None).otherwise("station"),
+        staff=pl.when(pl.int_range(pl.len()) % 50 == 3).then(None).otherwise("staff"),
+    )
+    answer, expected = post(client, written(bad, kind), kind), client.post(PATH, json={"rows": _json(bad)})
+    assert answer.status_code == expected.status_code == 422
+    assert answer.json()["errors"] == expected.json()["errors"]
+    assert [error["row"] for error in answer.json()["errors"]] == [3, 3, 53, 103, 153]
+    lacking = post(client, written(table.drop("staff"), kind), kind).json()["errors"]
+    assert lacking == client.post(PATH, json={"row": _json(table.drop("staff"))[0]}).json()["errors"]
+
+
+def test_a_table_that_cannot_be_read_to_its_end_is_refused_before_it_is_answered(
+    each: Settings, serving: Any, table: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CHUNK", 50)
+    monkeypatch.setattr(tables, "SMALL", 0)
+    with serving(each) as client:
+        answer = post(client, written(table, CSV) + b"1,2\n", CSV)
+        assert (answer.status_code, answer.json()["code"]) == (422, "shape")
+    with Store(each) as store:
+        assert queries.counts(store).predictions == 0
 
 
 def test_csv_of_many_kinds(client: httpx.Client, table: pl.DataFrame) -> None:

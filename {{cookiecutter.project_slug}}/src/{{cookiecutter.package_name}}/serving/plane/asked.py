@@ -10,12 +10,12 @@ from msgspec import UNSET
 
 from ...signature import Signature
 from ...telemetry.metrics import REJECTED
-from ...validation import Problem, explain, typed, with_point
+from ...validation import Problem, explain, left, typed
 from ..answers import JSON, LIMIT, Answer, Call, Refused, problem
+from ..body import MALFORMED, doubtful, parse, repeated, twice
 from .predictor import Made, Predictor
 
 encode = msgspec.json.Encoder().encode
-MALFORMED = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 
 
 def json_only(call: Call) -> None:
@@ -24,22 +24,18 @@ def json_only(call: Call) -> None:
         raise Refused(problem(415, "content-type", "send the body as Content-Type: application/json"))
 
 
-def parse(body: bytes) -> Any:
-    """Return the value of a JSON body, or refuse what is none."""
-    try:
-        return msgspec.json.decode(body)
-    except MALFORMED:
-        detail = "the body is no JSON that can be read (UTF-8, finite numbers, not too deep)"
-        raise Refused(problem(400, "malformed", detail)) from None
-
-
 def listed(rows: object, most: int) -> list[Any]:
     """Return rows, or refuse what is no list of them, and too many."""
     if not isinstance(rows, list) or not rows:
         raise Refused(problem(422, "shape", "send a list of at least one row"))
-    if len(rows) > most:
-        raise Refused(problem(413, "too-many-rows", f"send at most {most} rows at a time"))
+    at_most(len(rows), most)
     return rows
+
+
+def at_most(rows: int, most: int) -> None:
+    """Refuse too many rows."""
+    if rows > most:
+        raise Refused(problem(413, "too-many-rows", f"send at most {most} rows at a time"))
 
 
 def misfits(signature: Signature, rows: object, most: int) -> list[Problem]:
@@ -52,9 +48,9 @@ def misfits(signature: Signature, rows: object, most: int) -> list[Problem]:
     return errors
 
 
-def wrong(errors: Sequence[Problem]) -> Answer:
-    """Answer that rows do not fit the signature."""
-    first = errors[0].message if errors else "a field is given twice, once with a value that does not fit"
+def wrong(errors: Sequence[Problem], many: bool = True) -> Answer:
+    """Answer that rows, or the only one there is, do not fit the signature."""
+    first = f"row {errors[0].row}: {errors[0].message}" if many else errors[0].message
     return problem(422, "signature", f"the input does not fit the model's signature: {first}", errors)
 
 
@@ -74,16 +70,17 @@ class Asked:
 
     def rows(self, predictor: Predictor) -> Sequence[Any]:
         """Return the rows; raises `Refused` if they do not fit."""
+        content, before = self._call.body, left()
         try:
-            body = predictor.decode(self._call.body)
+            body = predictor.decode(content)
         except MALFORMED:
             return self._explained(predictor)
-        if body.row is not UNSET:
-            return (body.row,) if body.rows is UNSET else self._explained(predictor)
-        if body.rows is UNSET or len(body.rows) > self._most:
+        found: Sequence[Any] = (body.row,) if body.rows is UNSET else body.rows
+        if (body.row is UNSET) == (body.rows is UNSET) or len(found) > self._most:
             return self._explained(predictor)
-        self._many = True
-        found: Sequence[Any] = body.rows
+        if not predictor.marks.fit(content, found, before - left()) and repeated(content):
+            return self._explained(predictor)
+        self._many = body.row is UNSET
         return found
 
     def spare(self, places: Sequence[int], why: str) -> bool:
@@ -111,25 +108,31 @@ class Asked:
         value = parse(self._call.body)
         if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"row", "rows"}:
             raise Refused(problem(422, "shape", 'the body must be {"row": {...}} or {"rows": [{...}, ...]}'))
-        if self._each and "rows" in value:
-            return self._parted(predictor, listed(value["rows"], self._most))
-        rows = value.get("rows", [value.get("row")])
-        errors = misfits(predictor.signature, rows, self._most)
-        if not errors and any(with_point(predictor.signature, row) for row in rows):
-            self._many = "rows" in value
+        many = "rows" in value
+        found = repeated(self._call.body) if doubtful(self._call.body, value) else []
+        errors = twice(found)
+        if self._each and many and all(place is not None for place, _ in found):
+            return self._parted(predictor, listed(value["rows"], self._most), errors)
+        rows = value["rows"] if many else [value["row"]]
+        errors = sorted([*errors, *misfits(predictor.signature, rows, self._most)], key=lambda one: one.row)
+        if not errors:  # an integer is written with a point, which the decoder does not take for one
+            self._many = many
             return [typed(predictor.signature, row, predictor.row) for row in rows]
-        REJECTED.labels("http").inc(len({error.row for error in errors}) or 1)
-        raise Refused(wrong(errors))
+        REJECTED.labels("http").inc(len({error.row for error in errors}))
+        raise Refused(wrong(errors, many))
 
-    def _parted(self, predictor: Predictor, rows: Sequence[Any]) -> Sequence[Any]:
+    def _parted(self, predictor: Predictor, rows: Sequence[Any], errors: Sequence[Problem]) -> Sequence[Any]:
+        """Return the good rows, and keep the reasons of the others; ``errors`` are known by now."""
         self._many, self._errors = True, {}
+        for error in errors:
+            self._errors.setdefault(error.row, []).append(error)
         good = []
         for place, row in enumerate(rows):
-            if errors := explain(predictor.signature, row, place):
-                self._errors[place] = errors
-            else:
+            if more := explain(predictor.signature, row, place):
+                self._errors.setdefault(place, []).extend(more)
+            elif place not in self._errors:
                 good.append(typed(predictor.signature, row, predictor.row))
         REJECTED.labels("http").inc(len(self._errors))
         if not good:
-            raise Refused(wrong([error for errors in self._errors.values() for error in errors]))
+            raise Refused(wrong([error for place in sorted(self._errors) for error in self._errors[place]]))
         return good

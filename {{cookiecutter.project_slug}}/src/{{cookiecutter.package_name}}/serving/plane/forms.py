@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from ...telemetry.metrics import REJECTED
+from ...validation import typed
 from ..answers import Answer, Refused
-from .asked import MALFORMED, misfits, wrong
+from ..body import MALFORMED
+from .asked import misfits, wrong
 from .predictor import Predictor
 
 
@@ -26,7 +28,9 @@ def fitting(predictor: Predictor, rows: Sequence[Any], most: int) -> Sequence[An
         return [msgspec.convert(row, kind) for row in rows]
     except MALFORMED:
         errors = misfits(predictor.signature, rows, most)
-        REJECTED.labels("http").inc(len({error.row for error in errors}) or 1)
+        if not errors:
+            return [typed(predictor.signature, row, kind) for row in rows]
+        REJECTED.labels("http").inc(len({error.row for error in errors}))
         raise Refused(wrong(errors)) from None
 
 

@@ -17,6 +17,7 @@ from ...models.scorer import Scorer
 from ...settings import Serving
 from ...store.events import EventLog, Prediction
 from ...telemetry.metrics import PREDICTIONS
+from ...validation import Marks
 from .batching import Batcher, gains
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Predictor:
         signature: of the model.
         row: the class of a decoded row (see `validation.row_type`).
         decode: reads a JSON body, ``{"row": ...}`` or ``{"rows": [...]}``: what is absent is ``UNSET``.
+        marks: the quotation marks of such a body's rows, if it gives no field twice.
         fast: whether a row takes so little time that other requests can wait for it.
         batches: whether rows of different requests are scored together.
         score: from rows to outputs, without a trace.
@@ -53,7 +55,7 @@ class Predictor:
         rows = Annotated[list[scorer.row], msgspec.Meta(min_length=1)]  # type: ignore[name-defined]
         fields = [("row", scorer.row | UnsetType, UNSET), ("rows", rows | UnsetType, UNSET)]
         body: Any = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False)
-        self.decode = msgspec.json.Decoder(body).decode
+        self.decode, self.marks = msgspec.json.Decoder(body).decode, Marks(bundle.signature)
         self.score, self._log, self._log_many = scorer.rows, events.append, events.extend
         self.example = msgspec.convert(bundle.signature.example_row(), scorer.row)
         self.batches = settings.batching == "on" or (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...telemetry.metrics import REJECTED
-from ...validation import REASONS, ROW, Checked, Problem, check_frame, polars_type
+from ...validation import REASONS, ROW, Checked, Problem, check_frame, expected, polars_type
 from ..answers import API, LIMIT, Answer, Call, Refused, problem
 from ..state import State
 from . import OVERFLOW, Plane, arrow, out_of_range, plain
@@ -44,6 +44,9 @@ def _answer(state: State, predictor: Predictor, call: Call, kind: bytes) -> Answ
     headers = (*API, (b"x-model-version", predictor.version.encode()))
     if kind == CSV and call.upload is None and len(call.body) <= SMALL and (small := _small(predictor, call, each)):
         return Answer(200, small, SENT[CSV], headers)
+    if each and kind == CSV:  # what cannot be read to its end is refused before the first of it is answered
+        for _ in _csv_lines(_source(call)):
+            pass
     chunks = _checked(predictor, call, kind) if each else _good(predictor, call, kind)
     made = _made(state, predictor, chunks, call, each)
     if kind == CSV:
@@ -75,25 +78,24 @@ def _small(predictor: Predictor, call: Call, each: bool) -> bytes:
 
 
 def _checked(predictor: Predictor, call: Call, kind: bytes) -> Iterator[Checked]:
-    for first, chunk in _chunks(predictor, call, kind):
+    for first, chunk in read(predictor, call, kind):
         yield check_frame(predictor.signature, chunk, first)
 
 
 def _good(predictor: Predictor, call: Call, kind: bytes) -> Iterable[Checked]:
     """Refuse the table if a row does not fit; else give its chunks, read once more unless there is only one."""
     errors: list[Problem] = []
-    chunks = 0
+    number = 0
     for checked in _checked(predictor, call, kind):
-        chunks += 1
-        bad = zip(checked.bad[ROW], checked.bad[REASONS], strict=True)
-        errors += [Problem(place, "", "type", reasons) for place, reasons in bad][: LIMIT - len(errors)]
+        number += 1
+        errors += checked.problems(LIMIT - len(errors))
         if len(errors) == LIMIT:
             break
     if errors:
-        REJECTED.labels("http").inc(len(errors))
+        REJECTED.labels("http").inc(len({error.row for error in errors}))
         first = f"row {errors[0].row}: {errors[0].message}"
         raise Refused(problem(422, "signature", f"the table does not fit the model's signature: {first}", errors))
-    return [checked] if chunks == 1 else _checked(predictor, call, kind)
+    return [checked] if number == 1 else _checked(predictor, call, kind)
 
 
 def _made(
@@ -143,13 +145,10 @@ def _csv(frame: pl.DataFrame, header: bool) -> bytes:
     return frame.write_csv(include_header=header).encode()
 
 
-def _chunks(predictor: Predictor, call: Call, kind: bytes) -> Iterator[tuple[int, pl.DataFrame]]:
+def read(predictor: Predictor, call: Call, kind: bytes) -> Iterator[tuple[int, pl.DataFrame]]:
     """Read the table; give the number of the first row of each chunk, from 0, and the chunk."""
-    source: Any = call.upload or io.BytesIO(call.body)
-    source.seek(0)
-    chunks = _csv_chunks(source) if kind == CSV else _whole(source, kind)
-    first = 0
-    for chunk in chunks:
+    source, first = _source(call), 0
+    for chunk in _csv_chunks(source) if kind == CSV else _whole(source, kind):
         if first == 0:
             _columns(predictor, chunk)
         yield first, chunk
@@ -158,10 +157,16 @@ def _chunks(predictor: Predictor, call: Call, kind: bytes) -> Iterator[tuple[int
         raise Refused(problem(422, "shape", "the table has no rows: send at least one"))
 
 
+def _source(call: Call) -> Any:
+    source: Any = call.upload or io.BytesIO(call.body)
+    source.seek(0)
+    return source
+
+
 def _columns(predictor: Predictor, chunk: pl.DataFrame) -> None:
     lacking = [one for one in predictor.signature.inputs if one.name not in chunk.columns and not one.nullable]
     if lacking:
-        errors = [Problem(0, column.name, "missing", "is missing") for column in lacking]
+        errors = [Problem(0, column.name, "missing", expected(column, "missing")) for column in lacking]
         detail = f"the table lacks the column {lacking[0].name}: its columns must be those of the model"
         raise Refused(problem(422, "signature", detail, errors))
 

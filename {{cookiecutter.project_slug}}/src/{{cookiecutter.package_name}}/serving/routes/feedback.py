@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Collection
+from typing import Any
 
 import msgspec
 import structlog
@@ -13,8 +14,11 @@ from ...errors import ProjectError
 from ...signature import Signature
 from ...store.feedback import contract, write
 from ...store.queries import known_predictions
+from ...store.tables import ID_LENGTH
+from ...validation import Problem
 from ..answers import NO_CHAMPION, Answer, Call, Refused, Route, Routes, problem
-from ..plane.asked import json_only, misfits, parse
+from ..body import doubtful, parse, repeated, twice
+from ..plane.asked import json_only, misfits
 from ..plane.predictor import made_elsewhere
 from ..state import State
 
@@ -39,9 +43,11 @@ def routes(state: State) -> Routes:
 
 def _feedback(state: State, wanted: Signature, body: bytes) -> Answer:
     value = parse(body)
-    items = value["items"] if isinstance(value, dict) and value.keys() == {"items"} else [value]
-    if errors := misfits(wanted, items, state.settings.serving.max_rows):
-        return problem(422, "signature", f"the feedback does not fit: {errors[0].message}", errors)
+    many = isinstance(value, dict) and value.keys() == {"items"}
+    items = value["items"] if many else [value]
+    if errors := _wrong(wanted, body, value, items, state.settings.serving.max_rows):
+        where = f"row {errors[0].row}: " if many else ""
+        return problem(422, "signature", f"the feedback does not fit: {where}{errors[0].message}", errors)
     actuals = {one["id"]: one["actual"] for one in items}
     try:
         known = _known(state, actuals)
@@ -50,8 +56,19 @@ def _feedback(state: State, wanted: Signature, body: bytes) -> Answer:
         log.error("feedback not stored", reason=str(error))
         detail = "the store cannot be used now, nothing was kept: send the feedback again later"
         return problem(503, "store", detail, headers=((b"retry-after", b"5"),))
-    unknown = [identity for identity in actuals if identity not in known]
+    unknown = [place for place, one in enumerate(items) if one["id"] not in known]
     return Answer(200, msgspec.json.encode({"accepted": len(known), "unknown": unknown}))
+
+
+def _wrong(wanted: Signature, body: bytes, value: Any, items: Any, most: int) -> list[Problem]:
+    errors = misfits(wanted, items, most)
+    if doubtful(body, value):
+        errors = sorted([*twice(repeated(body)), *errors], key=lambda one: one.row)
+    if errors:
+        return errors
+    longest = f"must be an id as a prediction has it, of at most {ID_LENGTH} characters"
+    places = (place for place, one in enumerate(items) if len(one["id"]) > ID_LENGTH)
+    return [Problem(place, "id", "length", longest) for place in places]
 
 
 def _known(state: State, ids: Collection[str]) -> set[str]:

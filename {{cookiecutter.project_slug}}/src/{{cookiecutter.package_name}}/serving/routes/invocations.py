@@ -15,10 +15,11 @@ import msgspec
 
 from ...signature import PREDICTION
 from ...telemetry.metrics import REJECTED
-from ...validation import REASONS, check_frame
-from ..answers import API, JSON, Answer, Call, Refused, Route, Routes, problem
-from ..plane import plane
-from ..plane.asked import MALFORMED, listed, parse
+from ...validation import check_frame
+from ..answers import API, JSON, LIMIT, Answer, Call, Refused, Route, Routes, problem
+from ..body import MALFORMED, doubtful, once, parse, unreadable
+from ..plane import plane, tables
+from ..plane.asked import at_most, listed, wrong
 from ..plane.forms import fitting, sentence
 from ..plane.predictor import Made, Predictor
 from ..state import State
@@ -98,35 +99,32 @@ class Asked:
         )
 
     def _table(self, predictor: Predictor) -> Sequence[Any]:
-        import polars as pl
-
-        try:
-            table = pl.read_csv(self._call.body, infer_schema=False, n_rows=self._most + 1)
-        except Exception:  # polars raises every kind over bytes that are something else
-            raise Refused(problem(400, "malformed", "the body is no CSV in UTF-8 that can be read")) from None
-        listed([None] * table.height, self._most)
-        checked = check_frame(predictor.signature, table, 0)
-        if checked.bad.height:
-            REJECTED.labels("http").inc(checked.bad.height)
-            detail = f"the input does not fit the model's signature: {checked.bad[REASONS][0]}"
-            raise Refused(problem(422, "signature", detail))
-        good = checked.good.select(list(predictor.signature.by_name)).to_dicts()
-        return [msgspec.convert(row, predictor.row) for row in good]
+        found: list[dict[str, Any]] = []
+        for first, chunk in tables.read(predictor, self._call, CSV):
+            at_most(first + chunk.height, self._most)
+            checked = check_frame(predictor.signature, chunk, first)
+            if checked.bad.height:
+                REJECTED.labels("http").inc(checked.bad.height)
+                raise Refused(wrong(checked.problems(LIMIT)))
+            found += checked.good.select(list(predictor.signature.by_name)).to_dicts()
+        return [msgspec.convert(row, predictor.row) for row in found]
 
 
 def _json(body: bytes) -> Any:
     """Return the value of a JSON body; MLflow's clients also write NaN, which no JSON has, for what is missing."""
     try:
-        return parse(body)
-    except Refused as refusal:
+        value = parse(body)
+    except Refused:
         if b"NaN" not in body:
             raise
         try:
             value = json.loads(body, parse_constant=_constant, parse_float=_number)
             encode(value)  # refuses text that is no UTF-8
-        except MALFORMED:
-            raise refusal from None
-        return value
+        except MALFORMED as error:
+            raise Refused(unreadable(body, error, known=b"NaN")) from None
+    if doubtful(body, value):
+        once(body)
+    return value
 
 
 def _constant(word: str) -> None:

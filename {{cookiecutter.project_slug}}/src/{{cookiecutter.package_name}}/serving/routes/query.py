@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,10 +11,11 @@ import msgspec
 
 from ...signature import PREDICTION
 from ...telemetry.metrics import REJECTED
-from ...validation import KINDS, explain, typed
+from ...validation import KINDS, TWICE, Problem, explain, printable, typed
 from ..answers import JSON, Answer, Call, Refused, Route, Routes, problem
+from ..body import MALFORMED
 from ..plane import plane
-from ..plane.asked import MALFORMED, wrong
+from ..plane.asked import wrong
 from ..plane.predictor import Made, Predictor
 from ..state import State
 
@@ -56,14 +58,14 @@ class Asked:
     def rows(self, predictor: Predictor) -> Sequence[Any]:
         """Return the row, its texts read as the types of the columns; an empty one is missing."""
         columns, row = predictor.signature.by_name, dict[str, Any]()
+        if again := [name for name, count in Counter(name for name, _ in self._given).items() if count > 1]:
+            raise Refused(wrong([Problem(0, printable(name), "twice", TWICE) for name in again], many=False))
         for name, text in self._given:
             if name == FORMAT and FORMAT not in columns:
                 if text not in KINDS_OF_ANSWER:
                     raise Refused(problem(422, "format", f"format must be one of {', '.join(KINDS_OF_ANSWER)}"))
                 self._format = text
                 continue
-            if name in row:
-                raise Refused(problem(422, "shape", "a column is given twice: give each once"))
             row[name] = text
             if name in columns and columns[name].type != "string":
                 row[name] = _typed(columns[name].type, text.strip())
@@ -71,7 +73,7 @@ class Asked:
                 row[name] = None
         if errors := explain(predictor.signature, row):
             REJECTED.labels("http").inc()
-            raise Refused(wrong(errors))
+            raise Refused(wrong(errors, many=False))
         return [typed(predictor.signature, row, predictor.row)]
 
     def spare(self, places: Sequence[int], why: str) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ..answers import API, Answer, Call, Refused, Route, Routes, problem
+from ...validation import marks
+from ..answers import API, JSON, Answer, Call, Refused, Route, Routes, problem
+from ..body import MALFORMED, around, once, parse
 from ..plane import Plane, plane
-from ..plane.asked import MALFORMED
 from ..plane.forms import sentence
 from ..plane.predictor import Made, Predictor
 from ..state import State
@@ -36,7 +37,7 @@ class Input(msgspec.Struct, gc=False):
     parameters: dict[str, Any] | None = None
 
 
-class Output(msgspec.Struct, gc=False):
+class Output(msgspec.Struct, omit_defaults=True, gc=False):
     """An output that is asked for."""
 
     name: str
@@ -63,6 +64,8 @@ def routes(state: State) -> Routes:
     slug, most, data = state.settings.project.slug, state.settings.serving.max_rows, plane(state)
 
     def infer(call: Call) -> Answer | Awaitable[Answer]:
+        if call.kind() not in (JSON, BINARY):
+            raise Refused(problem(415, "content-type", "send the body as application/json, or without Content-Type"))
         champion(data, slug, call.parts)
         return data.answer(call, Asked(call, slug, most), named="version" in call.parts)
 
@@ -110,11 +113,11 @@ class Asked:
         head, rest = self._parted()
         try:
             request = decode(head)
-        except msgspec.ValidationError:
-            raise Refused(problem(422, "shape", SHAPE)) from None
         except MALFORMED:
-            detail = "the body is no JSON that can be read (UTF-8, finite numbers, not too deep; null for missing)"
-            raise Refused(problem(400, "malformed", detail)) from None
+            parse(head)  # says so if it is no JSON
+            raise Refused(problem(422, "shape", SHAPE)) from None
+        if marks(head) != _marks(request):
+            once(head, "input")
         if request.outputs:
             tensors.check(predictor, [one.name for one in request.outputs])
         inputs, request.inputs = request.inputs, []  # a copy for the shadow must not hold them
@@ -171,6 +174,22 @@ def _chosen(request: Request, outputs: Sequence[dict[str, Any]], behind: list[by
         behind.append(tensors.packed(tensor["datatype"], tensor.pop("data")))
         tensor["parameters"] = {"binary_data_size": len(behind[-1])}
     return [by_name[name] for name in wanted]
+
+
+def _marks(request: Request) -> int:
+    """Return how many quotation marks a request has if it gives no name twice: two for each name and each text."""
+    count = 2 + 12 * len(request.inputs)
+    for one in request.inputs:
+        if one.data is None:
+            count -= 2
+        elif one.datatype == tensors.BYTES and type(one.data) is list:
+            count += 2 * list(map(type, one.data)).count(str)
+        if one.parameters:
+            count += 2 + around(one.parameters)
+    if request.id or request.parameters or request.outputs:
+        given = {"id": request.id, "parameters": request.parameters, "outputs": request.outputs}
+        count += around({name: value for name, value in given.items() if value is not None})
+    return count
 
 
 def _share(inputs: Sequence[Input], rest: bytes) -> None:

@@ -227,10 +227,12 @@ def finite(values: list[Any]) -> list[Any]:
 
 def texts(name: str, values: Iterable[bytes]) -> list[Any]:
     """Return elements of the datatype BYTES as texts; raises `Refused` if one is none."""
+    found: list[Any] = []
     try:
-        return [value.decode() for value in values]
+        found.extend(value.decode() for value in values)
     except UnicodeDecodeError:
-        raise Refused(_wrong(f"{name} must be text in UTF-8")) from None
+        raise Refused(_wrong(f"row {len(found)}: {name} must be text in UTF-8")) from None
+    return found
 
 
 def _elements(tensor: Tensor, content: bytes) -> list[bytes]:
