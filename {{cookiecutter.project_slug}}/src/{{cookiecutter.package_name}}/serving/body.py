@@ -33,7 +33,9 @@ LATE = problem(408, "timeout", "the body did not arrive in time: send it faster,
 MALFORMED = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 DEEPEST = 100  # lists and objects within each other, in what is refused because of them
 SCANNED = 1_000_000  # bytes in which a fault is looked for that the decoder gives no place of
-TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]|-?(?:NaN|Infinity)|-?[0-9][0-9.eE+-]*', re.DOTALL)
+TEXT = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+TOKEN = re.compile(TEXT + rb"?|[\[\]{}]|-?(?:NaN|Infinity)|-?[0-9][0-9.eE+-]*", re.DOTALL)
+WHOLE = re.compile(TEXT, re.DOTALL)
 
 encode = msgspec.json.encode
 
@@ -160,13 +162,7 @@ def unreadable(body: bytes, error: Exception, known: bytes = b"") -> Answer:
         return problem(400, "malformed", "the body is empty: send JSON")
     place, why = _fault(body, known)
     if not why:
-        named = re.search(r"\(byte (\d+)\)", str(error))
-        place = int(named[1]) if named else len(body)
-        if isinstance(error, json.JSONDecodeError):
-            place = len(error.doc[: error.pos].encode())
-        why = "what stands here is no JSON: look for a quote, a comma or a bracket too many or too few"
-        if place >= len(body):
-            why = "it ends before it is complete: send all of it"
+        place, why = _told(body, error)
     return problem(400, "malformed", f"the body is no JSON that can be read, from byte {place} on: {why}")
 
 
@@ -198,13 +194,28 @@ def _fault(body: bytes, known: bytes) -> tuple[int, str]:
     return (place, "it has a NUL") if place >= 0 else (0, "")
 
 
+def _told(body: bytes, error: Exception) -> tuple[int, str]:
+    """Return the place of a fault, and what it is, as far as a decoder says so."""
+    named, place = re.search(r"\(byte (\d+)\)", str(error)), len(body)
+    if named:
+        place = int(named[1])
+    elif isinstance(error, json.JSONDecodeError):
+        place = len(error.doc[: error.pos].encode())
+    elif "truncated" not in str(error):  # the decoder gives no place for these
+        return SCANNED, "it has a number that is too large, or lists and objects that are nested too deep"
+    if place >= len(body):
+        return len(body), "it ends before it is complete: send all of it"
+    return place, "what stands here is no JSON: look for a quote, a comma or a bracket too many or too few"
+
+
 def _fault_of_text(text: bytes) -> str:
     if re.search(rb"[\x00-\x1f]", text):
         return "a text has a control character: write NUL as \\u0000, the end of a line as \\n"
-    if len(text) == 1 or not text.endswith(b'"'):
+    if not WHOLE.fullmatch(text):
         return "the text that begins here has no end: send all of it"
     try:
-        json.loads(text).encode()
+        if b"\\" in text:
+            json.loads(text).encode()
     except UnicodeEncodeError:
         return "a text has one half of a surrogate pair without the other"
     except ValueError:

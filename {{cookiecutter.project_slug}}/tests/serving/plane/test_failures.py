@@ -175,6 +175,9 @@ def test_what_cannot_be_read_is_named_with_its_place_on_every_route(
         faults["deep"] = body.replace(MARK, b"[" * 20_000 + b"]" * 20_000), start, "nested too deep"
         faults["cut off"] = good[:-1], len(good) - 1, "ends before it is complete"
         faults["cut off in a text"] = body[: start + 3], start, "no end"
+        faults["cut off after a quote"] = body[: start + 3] + b'\\"', start, "no end"
+        far = body.replace(MARK, b" " * 1_000_000 + b"[" * 20_000)
+        faults["deep and far away"] = far, 1_000_000, "nested too deep"
         faults["byte order mark"] = b"\xef\xbb\xbf" + good, 0, "byte order mark"
         if path != "/invocations":  # where it is a missing value
             faults["NaN"] = body.replace(MARK, b"NaN"), start, "NaN and Infinity are no numbers"
@@ -220,6 +223,7 @@ def test_a_name_given_twice_is_named_on_every_route(client: httpx.Client, bodies
         for name, content in (
             (outer, good[:-1] + b", " + good[1:]),
             (inner, good.replace(key, key + b'"x", ' + key)),
+            (inner, good.replace(key, key + b"7, " + key)),
             (inner, good.replace(key, key + b'"x", ' + b'"\\u%04x' % ord(inner[0]) + key[2:])),
         ):
             answer = client.post(path, content=content)

@@ -13,7 +13,7 @@ import msgspec
 
 from ...validation import marks
 from ..answers import API, JSON, Answer, Call, Refused, Route, Routes, problem
-from ..body import MALFORMED, around, once, parse
+from ..body import MALFORMED, around, doubtful, once, parse
 from ..plane import Plane, plane
 from ..plane.forms import sentence
 from ..plane.predictor import Made, Predictor
@@ -114,7 +114,8 @@ class Asked:
         try:
             request = decode(head)
         except MALFORMED:
-            parse(head)  # says so if it is no JSON
+            if doubtful(head, parse(head)):
+                once(head, "input")
             raise Refused(problem(422, "shape", SHAPE)) from None
         if marks(head) != _marks(request):
             once(head, "input")
