@@ -29,10 +29,12 @@ def as_parquet(rows: pl.DataFrame) -> bytes:
 
 BAD: dict[str, tuple[str, Callable[[pl.DataFrame], bytes], str]] = {
     "a Parquet named CSV": ("rows.csv", as_parquet, r"rows\.csv"),
-    "a CSV named Parquet": ("rows.parquet", as_csv, r"rows\.parquet cannot be read"),
-    "a CSV named gzip": ("rows.csv.gz", as_csv, r"rows\.csv\.gz"),
+    "a CSV named Parquet": ("rows.parquet", as_csv, r"rows\.parquet is no Parquet by its content"),
+    "a CSV named gzip": ("rows.csv.gz", as_csv, r"rows\.csv\.gz is not gz by its content"),
     "cut off": ("rows.parquet", lambda rows: as_parquet(rows)[:-9], r"rows\.parquet cannot be read"),
-    "no bytes": ("rows.csv", lambda rows: b"", r"rows\.csv"),
+    "no bytes": ("rows.csv", lambda rows: b"", r"rows\.csv is empty"),
+    "no bytes, named Parquet": ("rows.parquet", lambda rows: b"", r"rows\.parquet is empty"),
+    "no bytes, named as a workbook": ("rows.xlsx", lambda rows: b"", r"rows\.xlsx is empty"),
     "a header alone": ("rows.csv", lambda rows: as_csv(rows[:0]), "has no rows"),
     "other columns": ("rows.csv", lambda rows: b"a,b\n1,2\n", r"lacks the column\(s\) at, "),
     "a column twice": ("rows.csv", lambda rows: as_csv(rows).replace(b"staff", b"open", 1), "the column 'open' twice"),

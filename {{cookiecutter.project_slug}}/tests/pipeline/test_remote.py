@@ -153,7 +153,7 @@ def store(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "names"),
     [
-        ("2026/", ["a.csv", "b.jsonl.parquet"]),
+        ("2026/", ["a.csv", "b.jsonl.spooled.parquet"]),
         ("2026/a.csv", ["a.csv"]),
         ("*/a.csv", ["2025/a.csv", "2026/a.csv"]),
         ("2026/**/*.csv", ["a.csv", "deep/c.csv"]),

@@ -115,6 +115,16 @@ def test_a_second_run_changes_nothing(job):
     assert resume(settings, output) is None
 
 
+def test_the_latest_run_is_the_one_that_was_asked_for_last(job):
+    settings, source, output = job
+    first = run(settings, source / "a.csv", output)
+    second = run(settings, source / "b.parquet", output)
+    with Store(settings) as store:
+        assert find_run(store, "latest")["id"] == second.id
+        assert run(settings, source / "a.csv", output).already
+        assert find_run(store, "latest")["id"] == first.id
+
+
 def test_a_damaged_output_is_made_again(job):
     settings, source, output = job
     result = run(settings, source, output)

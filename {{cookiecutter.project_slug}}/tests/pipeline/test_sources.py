@@ -80,17 +80,20 @@ def test_a_folder_gives_its_files_in_order_and_names_the_others(tmp_path):
     assert [path.name for path in sources.find(tmp_path / "*.csv")[0]] == ["b.csv"]
 
 
-@pytest.mark.parametrize("given", ["", "nothing.csv", "*.parquet", "notes.txt"])
+@pytest.mark.parametrize("given", ["", "*.parquet", "notes.txt"])
 def test_nothing_to_read_is_said(tmp_path, given):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ProjectError, match="csv"):
+    with pytest.raises(ProjectError, match=r"matches no \.csv"):
         sources.find(tmp_path / given)
+    with pytest.raises(ProjectError, match=r"there is no file or folder .*nothing\.csv"):
+        sources.find(tmp_path / "nothing.csv")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "lacks the column"),
+        (b"", "is empty: fill it"),
+        (b"\n\n", "is empty: fill it"),
         (b"a,b\n", "no rows"),
         (b"a,a\n1,2\n", "'a' twice"),
         (b"b,c\n1,2\n", "lacks the column.s. a"),
@@ -117,8 +120,7 @@ def test_files_cut_off_are_refused(tmp_path):
     (tmp_path / "c.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes())[:-100])
     content = (tmp_path / "b.parquet").read_bytes()
     (tmp_path / "b.parquet").write_bytes(content[: len(content) // 2])
-    (tmp_path / "d.csv.gz").write_bytes(b"no gzip")
-    for name in ("b.parquet", "c.csv.gz", "d.csv.gz"):
+    for name in ("b.parquet", "c.csv.gz"):
         with pytest.raises(ProjectError, match="cut off"):
             look_and_read(tmp_path / name)
     with pytest.raises(ProjectError, match=r"gone\.csv cannot be read"):

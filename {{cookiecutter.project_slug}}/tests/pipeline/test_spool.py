@@ -101,8 +101,8 @@ def test_separator_and_encoding_are_found(fetch, tmp_path, separator, encoding):
     if separator == "," and encoding.startswith("utf-8"):
         assert list(files) == ["a.csv"]
         return
-    assert list(files) == ["a.csv.parquet"]
-    table = pl.read_parquet(files["a.csv.parquet"])
+    assert list(files) == ["a.csv.spooled.parquet"]
+    table = pl.read_parquet(files["a.csv.spooled.parquet"])
     assert table.columns == ["name", "price", "note"]
     assert table.rows() == [("Zoë", "1.5", "plain"), ("Émile Ångström", "2", f"two{separator}fields\nhere")]
     assert "a.csv is read as" in fetch.said[0]
@@ -195,10 +195,10 @@ def test_names_stay_and_others_are_told(fetch, tmp_path):
     (source / "y").mkdir()
     (source / "x" / "a.csv").write_text(TEXT)
     (source / "y" / "a.jsonl").write_text('{"name": "Zoë"}\n')
-    assert list(fetch(source / "**" / "a.*")) == ["x/a.csv", "y/a.jsonl.parquet"]
+    assert list(fetch(source / "**" / "a.*")) == ["x/a.csv", "y/a.jsonl.spooled.parquet"]
     (source / "a.csv").write_text("a;b\n1;2\n")
     (source / "notes.txt").write_text("no rows")
-    assert list(fetch(source)) == ["a.csv.parquet"]
+    assert list(fetch(source)) == ["a.csv.spooled.parquet"]
     assert spool.told(fetch.folder)["ignored"] == ["notes.txt"]
     with pytest.raises(ProjectError, match=r"\.jsonl"):
         fetch(source / "*.txt")
@@ -237,8 +237,8 @@ def test_many_parts_make_one_file_that_is_always_the_same(fetch, tmp_path, monke
     contents = set()
     for _ in range(3):
         files = fetch(path)
-        assert pl.read_parquet(files["a.csv.parquet"]).equals(whole)
-        contents.add(files["a.csv.parquet"].read_bytes())
+        assert pl.read_parquet(files["a.csv.spooled.parquet"]).equals(whole)
+        contents.add(files["a.csv.spooled.parquet"].read_bytes())
     assert len(contents) == 1
     assert whole["n"].to_list() == [str(number) for number in range(5000)]
 
@@ -270,7 +270,7 @@ def test_json_lines_keep_every_digit(fetch, tmp_path):
     ("content", "said"),
     [
         (b'[{"a": 1}]', "JSON array"),
-        (b'{"a": 1}\n{"a": 2', "line 2 is no JSON object"),
+        (b'{"a": 1}\n{"a": 2', "line 2, the last, is cut off"),
         (b'{"a": 1}\n7\n', "line 2 is no JSON object"),
         (b'{"a": NaN}\n', "line 1"),
         (b'{"a": "\xff"}\n', "a.jsonl"),

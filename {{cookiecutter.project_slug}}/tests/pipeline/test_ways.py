@@ -52,11 +52,12 @@ def published(result) -> pl.DataFrame:
 
 
 def test_every_way_in_gives_the_same_predictions(champion, ways, tmp_path):
-    found = [
-        published(run(champion, source, tmp_path / "out")).select(*INPUTS, "prediction") for source in ways.values()
-    ]
+    given = {name: published(run(champion, source, tmp_path / "out")) for name, source in ways.items()}
+    found = [one.select(*INPUTS, "prediction") for one in given.values()]
     assert found[0].height == 300
     assert all(one.equals(found[0]) for one in found)
+    names = {name: one["source_file"].unique().to_list() for name, one in given.items()}
+    assert names == {"plain": ["rows.csv"], "other": ["rows.csv"], "lines": ["rows.jsonl"], "base": ["hires"]}
     assert sorted(path.name for path in (tmp_path / "out").glob(".*")) == []
 
 

@@ -145,11 +145,11 @@ def _watched(settings: "Settings", work: "Callable[[Report, Say], Run | None]", 
     configure(settings)
     terminal, tenths = sys.stderr.isatty(), set[int]()
     with Progress(console=Console(stderr=True), transient=True, disable=not terminal) as bar:
-        task = bar.add_task("reading", total=1.0)
+        task = bar.add_task("reading", total=None)  # it moves, and says nothing of how far
 
         def show(share: float, rows: int, quarantined: int) -> None:
             told, tenth = f"{rows:,} rows, {quarantined:,} quarantined", int(share * 10)
-            bar.update(task, completed=share, description=told)
+            bar.update(task, completed=share, total=1.0, description=told)
             if not terminal and tenth not in tenths:
                 tenths.add(tenth)
                 typer.echo(f"{share:4.0%}  {told}", err=True)

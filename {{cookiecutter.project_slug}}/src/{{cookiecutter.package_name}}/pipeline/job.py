@@ -115,6 +115,7 @@ class Job:
             self.content = manifest.intact(self.final)
             already = bool(self.content)
             known = records.known(self.store, self.id)
+            records.asked(self.store, self.id)
             if already and known and known[1] == str(self.output) and not (folder / REQUEST).exists():
                 seconds = known[0]
                 self._copy_on()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
 from ..models.bundle import Bundle
 from ..settings import Monitoring
@@ -38,6 +38,12 @@ def known(store: Store, run: str) -> tuple[float, str, Json] | None:
     with store.read() as connection:
         row = connection.execute(select(runs).where(runs.c.id == run, ended)).one_or_none()
     return (row.seconds, row.output, json.loads(row.steps or "{}")) if row else None
+
+
+def asked(store: Store, run: str) -> None:
+    """Note that a run is asked for now, if the log knows it already: it is the latest then."""
+    with store.write() as connection:
+        connection.execute(update(runs).where(runs.c.id == run).values(asked=datetime.now(UTC)))
 
 
 def record(store: Store, identity: Json, content: Json, status: str, **more: Any) -> None:

@@ -25,6 +25,8 @@ import polars as pl
 from ..errors import ProjectError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
+SPOOLED = ".spooled.parquet"  # what is behind the name of a file that was made into one of these
+MARK = b"PAR1"  # what a Parquet file begins with
 BLOCK = 4 << 20  # bytes of CSV read at once
 MOST = 64 << 20  # bytes of one row of CSV
 SLAB, CELLS = 262_144, 4 << 20  # rows of Parquet decoded at once (a row group as most writers make it), and cells
@@ -52,6 +54,11 @@ class File:
     size: int
     modified: int
     sha256: str
+
+    @property
+    def shown(self) -> str:
+        """How people know it: what was spooled goes by the name that it came with."""
+        return self.name if self.path.name.endswith(SPOOLED) else str(self.path)
 
 
 class Chunk(NamedTuple):
@@ -83,8 +90,15 @@ def find(given: str | Path) -> tuple[list[Path], list[str]]:
     files = [one.absolute() for one in sorted(map(Path, found)) if one.is_file()]
     fit = [one for one in files if one.name.lower().endswith(SUFFIXES) and not one.name.startswith(".")]
     if not fit:
-        raise InputError(f"{given} is, has or matches no {kinds} file: give a file, a folder or a pattern that does")
+        raise nothing(given, kinds)
     return fit, [one.name for one in files if one not in fit]
+
+
+def nothing(given: str | Path, kinds: str) -> InputError:
+    """Say why an input has no file of these kinds."""
+    if not Path(given).exists() and not glob.has_magic(str(given)):
+        return InputError(f"there is no file or folder {given}: correct the path")
+    return InputError(f"{given} is, has or matches no {kinds} file: give a file, a folder or a pattern that does")
 
 
 def identify(paths: Sequence[Path]) -> list[File]:
@@ -95,7 +109,7 @@ def identify(paths: Sequence[Path]) -> list[File]:
         with _readable(path), path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        name = Path(os.path.relpath(path, base)).as_posix()
+        name = Path(os.path.relpath(path, base)).as_posix().removesuffix(SPOOLED)
         files.append(File(path, name, status.st_size, status.st_mtime_ns, sha256))
     return files
 
@@ -109,10 +123,12 @@ def inspect(files: Sequence[File], needed: Sequence[str]) -> Schema:
     columns: Schema = {}
     for file in files:
         schema, rows = _look(file)
+        if not schema:
+            raise InputError(f"{file.shown} is empty: fill it or leave it out")
         if missing := [name for name in needed if name not in schema]:
-            raise InputError(f"{file.path} lacks the column(s) {', '.join(missing)}: the model needs them")
+            raise InputError(f"{file.shown} lacks the column(s) {', '.join(missing)}: the model needs them")
         if not rows:
-            raise InputError(f"{file.path} has no rows: fill it or leave it out")
+            raise InputError(f"{file.shown} has no rows: fill it or leave it out")
         for name, dtype in schema.items():
             columns[name] = dtype if columns.get(name, dtype) == dtype else pl.String()
     return columns
@@ -187,6 +203,13 @@ def _look(file: File) -> tuple[Schema, int]:
     """Return the columns of a file, and how many rows it has (of a CSV, whether it has any)."""
     if _is(file, ".parquet"):
         with _readable(file.path):
+            if not file.size:
+                return {}, 0
+            with file.path.open("rb") as stream:
+                if stream.read(len(MARK)) != MARK:
+                    raise InputError(
+                        f"{file.path} is no Parquet by its content: give it the ending that it should have"
+                    )
             lazy = pl.scan_parquet(file.path, glob=False)
             return dict(lazy.collect_schema()), lazy.select(pl.len()).collect().item()
     spans = [span for _, span in islice(_cut(file, 1), 2)]
@@ -323,6 +346,10 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn the many ways in which a file cannot be read into one sentence."""
     try:
         yield
+    except gzip.BadGzipFile:
+        raise InputError(
+            f"{path} is not gzip by its content, or is broken: give it the ending that it should have"
+        ) from None
     except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         reason = getattr(error, "strerror", None) or "it is broken or cut off"
         raise InputError(f"{path} cannot be read: {reason}") from None

@@ -132,7 +132,7 @@ def recent_runs(store: Store, limit: int = 20) -> list[Row]:
 
 
 def find_run(store: Store, reference: str) -> Row:
-    """Return the batch run of an id, of its first characters, or the ``latest``, with ``reasons``.
+    """Return the batch run of an id, of its first characters, or the ``latest`` that was asked for, with ``reasons``.
 
     ``steps`` is what its steps did (see `pipeline.records.told`), empty if it did not end or ran before they were
     recorded.
@@ -140,7 +140,7 @@ def find_run(store: Store, reference: str) -> Row:
     Raises:
         NoRun: there is none, or several begin so.
     """
-    query = select(runs).order_by(runs.c.started.desc())
+    query = select(runs).order_by(func.coalesce(runs.c.asked, runs.c.started).desc())
     if reference != LATEST:
         query = query.where(runs.c.id.startswith(reference, autoescape=True))
     found = _rows(store, query.limit(1 if reference == LATEST else 2))

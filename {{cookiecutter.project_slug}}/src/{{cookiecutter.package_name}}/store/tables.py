@@ -67,6 +67,7 @@ runs = Table(
     Column("seconds", Float),
     Column("error", Text),
     Column("steps", Text),  # JSON: what each step did, see pipeline/records.py
+    Column("asked", UtcTime),  # when it was asked for last, if that was not when it started
     Index("runs_by_start", "started"),
 )
 

@@ -109,7 +109,7 @@ def find(given: str) -> tuple[list[Path], list[str], str]:
     ]
     if not fit:
         known = ", ".join(dict.fromkeys((*sources.SUFFIXES, *ends)))
-        raise InputError(f"{given} is, has or matches no {known} file: give a file, a folder or a pattern that does")
+        raise sources.nothing(given, known)
     return fit, [one.name for one in files if one not in fit], part
 
 
@@ -141,7 +141,7 @@ def _fill(url: str, partial: Path, settings: Settings, report: Report) -> dict[s
         kind, target = _kind(path, settings), partial / "files" / path.relative_to(base)
         target.parent.mkdir(parents=True, exist_ok=True)
         if kind:
-            with _steady(path), Parts(target.with_name(f"{target.name}.parquet"), report) as parts:
+            with _steady(path), Parts(target.with_name(f"{target.name}{sources.SPOOLED}"), report) as parts:
                 kind.spool(path, part, parts, settings)
         elif part:
             raise InputError(f"{path} has no sheets: leave #{part} out")

@@ -68,7 +68,10 @@ def _read(path: Path, stream: Any, size: int) -> bytes:
     except OSError as error:
         if error.errno:
             raise
-        raise InputError(f"{path} cannot be read: it is broken or cut off") from None
+        kind = path.suffix.removeprefix(".").lower()
+        raise InputError(
+            f"{path} is not {kind} by its content, or is broken: give it the ending that it should have"
+        ) from None
 
 
 def _unpacked(path: Path, raw: IO[bytes]) -> Any:

@@ -15,7 +15,7 @@ import polars as pl
 
 from ...errors import ProjectError
 from ..remote import Report
-from ..sources import InputError, Schema
+from ..sources import SPOOLED, InputError, Schema
 
 ROWS, BYTES, CELLS = 65_536, 64 << 20, 4 << 20  # of one part; cells of one row group
 STEP = 1_000_000  # rows between two reports
@@ -29,6 +29,7 @@ class Parts:
 
     def __init__(self, target: Path, report: Report) -> None:
         self.target, self.report, self.rows = target, report, 0
+        self._name = target.name.removesuffix(SPOOLED)
         self._folder = target.with_name(f".{target.name}.parts")
         self._schema: Schema = {}
         self._written: list[Path] = []
@@ -70,7 +71,7 @@ class Parts:
             self._flush()
         if self.rows - self._told >= STEP:
             self._told = self.rows
-            self.report(f"{self.target.stem}: {self.rows:,} rows read")
+            self.report(f"{self._name}: {self.rows:,} rows read")
 
     def _flush(self) -> None:
         with writing(self.target.parent):
@@ -81,7 +82,7 @@ class Parts:
 
     def _finish(self) -> None:
         if not self.rows:
-            raise InputError(f"{self.target.stem} has no rows: fill it or leave it out")
+            raise InputError(f"{self._name} has no rows: fill it or leave it out")
         schema = {name: pl.String() if dtype == pl.Null else dtype for name, dtype in self._schema.items()}
         group = max(1, min(ROWS, CELLS // max(1, len(schema))))
         draft = self._folder / "draft"

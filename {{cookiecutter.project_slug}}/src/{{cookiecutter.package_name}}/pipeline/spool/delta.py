@@ -14,7 +14,7 @@ import polars as pl
 from ...errors import ProjectError
 from ...settings import Settings
 from ..remote import STORES, Away, Report, patiently, scheme
-from ..sources import InputError
+from ..sources import SPOOLED, InputError
 from ._parts import ROWS, writing
 
 SCHEMES = ("delta", *(f"delta+{name}" for name in STORES))
@@ -38,7 +38,7 @@ def fetch(url: str, folder: Path, settings: Settings, report: Report) -> dict[st
     where = where if remote else str(settings.path(where.removeprefix("//")))
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     options = {"AWS_ALLOW_HTTP": "true"} if remote and plain else None
-    target = folder / f"{where.rstrip('/').rpartition('/')[2]}.parquet"
+    target = folder / f"{where.rstrip('/').rpartition('/')[2]}{SPOOLED}"
 
     def attempt() -> int:
         try:

@@ -42,7 +42,9 @@ def spool(path: Path, part: str, parts: Parts, settings: Settings) -> None:
         filled = {name: sheet for name, sheet in sheets.items() if sheet.total_height > 0}
         if len(filled) > 1:
             known = ", ".join(filled)
-            raise InputError(f"{path} has several sheets with rows ({known}): say which one, as in {path.name}#{known}")
+            raise InputError(
+                f"{path} has several sheets with rows ({known}): say which one, as in {path.name}#{next(iter(filled))}"
+            )
         table = next((sheet.to_polars() for sheet in filled.values()), pl.DataFrame())
     except fastexcel.FastExcelError:
         raise InputError(f"{path} is no workbook that can be read, or is broken: save it again") from None
@@ -71,6 +73,8 @@ def _refuse(path: Path, settings: Settings) -> None:
 
     Every entry is unpacked once and counted, because what the archive says of itself may be a lie.
     """
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty: fill it or leave it out")
     with path.open("rb") as raw:
         if raw.read(4) == LEGACY:
             raise InputError(f"{path} is protected by a password or in the old format: save it as plain .xlsx")

@@ -54,11 +54,14 @@ def _text(value: Any) -> str | None:
 
 def _broken(text: bytes, before: int) -> str:
     """Say which line of a block cannot be read."""
-    for number, line in enumerate(text.split(b"\n"), before + 1):
+    lines = text.split(b"\n")
+    for number, line in enumerate(lines, before + 1):
         try:
             if line.strip():
                 _table([DECODER.decode(line)])
         except (msgspec.MsgspecError, UnicodeDecodeError):
+            if line is lines[-1] and line.lstrip().startswith(b"{"):  # nothing follows, not even a line break
+                return f"line {number}, the last, is cut off or broken"
             array = number == 1 and line.lstrip().startswith(b"[")
             return "is a JSON array, not JSON lines" if array else f"line {number} is no JSON object"
     return "is no JSON lines"

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, inspect
 from ...errors import ProjectError
 from ...settings import Settings
 from ..remote import DATABASES, Database, Report, connected, database, patiently, quoted
-from ..sources import InputError
+from ..sources import SPOOLED, InputError
 from ._parts import CELLS, ROWS, Parts
 
 SCHEMES = DATABASES
@@ -47,7 +47,7 @@ def fetch(url: str, folder: Path, settings: Settings, report: Report) -> dict[st
     if len(opened.asked) != 1 or not all(opened.asked.values()):
         raise ProjectError(f"{opened.name} needs either ?table=NAME or ?query=SELECT ... at its end: add one")
     name = opened.asked.get("table", "query").replace("/", "_")
-    with Parts(folder / f"{name}.parquet", report) as parts:
+    with Parts(folder / f"{name}{SPOOLED}", report) as parts:
 
         def attempt() -> None:
             parts.restart()
