@@ -46,6 +46,9 @@ def test_events_come_out_as_typed_columns(settings: Settings) -> None:
         log.close()
         frame = frames.predictions_frame(store, SIGNATURE, "v1")
         assert frame["prediction"].to_list() == [4.0, 3.0, 2.0]
+        since = datetime(2023, 1, 1, tzinfo=UTC)
+        assert frames.latest_predictions(store, SIGNATURE, "v1", since, 2)["prediction"].to_list() == [4.0, 3.0]
+        assert frames.latest_predictions(store, SIGNATURE, "v2", since, 2).is_empty()
         assert frame["at"][0] == datetime(2026, 1, 1, tzinfo=UTC)
         assert queries.counts(store).predictions == 3
         series = queries.traffic_series(store, datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC))

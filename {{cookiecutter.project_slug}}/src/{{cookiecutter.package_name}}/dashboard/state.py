@@ -231,9 +231,9 @@ def _checks(status: Status, store: Store) -> None:
 def _predictions(status: Status, store: Store, bundle: Bundle, least: int) -> None:
     """Compare predictions with the reference, bin by bin, if there are enough."""
     since = status.time - timedelta(hours=status.hours)
-    from ..store.frames import predictions_frame  # late: a table is not always shown
+    from ..store.frames import latest_predictions  # late: a table is not always shown
 
-    frame = predictions_frame(store, bundle.signature, bundle.version, since, SAMPLE)
+    frame = latest_predictions(store, bundle.signature, bundle.version, since, SAMPLE)
     status.predictions_read = frame.height
     reference = bundle.profile.columns[PREDICTION]
     current = reference.count(frame[PREDICTION])

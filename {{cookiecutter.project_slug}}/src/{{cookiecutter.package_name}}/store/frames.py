@@ -12,6 +12,7 @@ from ..signature import Column, Signature
 from .database import Store
 from .tables import feedback, predictions, trials
 
+DEPTH = 20  # times as many predictions are looked at as are wanted of one version
 DTYPES = {"number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "string": pl.String, "datetime": pl.String}
 
 
@@ -73,6 +74,26 @@ def predictions_frame(
         *unpacked("inputs", signature.inputs),
         *unpacked("output", signature.outputs),
     )
+
+
+def latest_predictions(store: Store, signature: Signature, version: str, since: datetime, limit: int) -> pl.DataFrame:
+    """Return the outputs that a version gave last, newest first, at a cost that does not grow with the log.
+
+    Args:
+        store: the log.
+        signature: of that version; its outputs become typed columns.
+        version: the model version.
+        since: only newer ones.
+        limit: at most so many, among `DEPTH` times as many of the newest of all versions.
+    """
+    made = predictions.c
+    newest = select(made.time, made.model_version, made.output).where(made.time >= since)
+    newest = newest.order_by(made.time.desc()).limit(limit * DEPTH)
+    every = newest.subquery()
+    query = select(every.c.output).where(every.c.model_version == version).order_by(every.c.time.desc()).limit(limit)
+    with store.read() as connection:
+        found = connection.execute(query).scalars().all()
+    return pl.DataFrame({"output": found}, schema={"output": pl.String}).select(unpacked("output", signature.outputs))
 
 
 def trials_frame(

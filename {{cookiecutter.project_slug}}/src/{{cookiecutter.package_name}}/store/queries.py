@@ -35,7 +35,8 @@ class Counts(NamedTuple):
 def counts(store: Store) -> Counts:
     """Count what the log holds."""
     with store.read() as connection:
-        made, last = connection.execute(select(func.count(), func.max(predictions.c.time))).one()
+        made = connection.execute(select(func.count()).select_from(predictions)).scalar_one()
+        last = connection.execute(select(func.max(predictions.c.time))).scalar_one()  # alone, it asks the index
         returned = connection.execute(select(func.count()).select_from(feedback)).scalar_one()
         ran = connection.execute(select(func.count()).select_from(runs)).scalar_one()
     return Counts(made, returned, ran, last)
