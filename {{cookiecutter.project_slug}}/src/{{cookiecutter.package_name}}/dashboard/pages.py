@@ -31,7 +31,10 @@ FOLDER = Path(__file__).parent
 RUN_PARTS = ("run-head", "run-parts")
 ABOVE = "../../"  # from the page of a run to the root
 PARTS = ("head", "figures", "health", "charts", "tables")  # what a refresh puts in anew
-POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 PAGE = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", **SAFE}
 STATIC = {"Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding", **SAFE}
