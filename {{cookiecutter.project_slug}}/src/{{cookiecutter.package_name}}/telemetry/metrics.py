@@ -24,6 +24,7 @@ DURATION = Histogram(
 PREDICTIONS = Counter("predictions_total", "Rows scored for requests.", ("model_version", "source"))
 REJECTED = Counter("rejected_rows_total", "Rows of requests that were refused.", ("source",))
 DROPPED = Gauge("events_dropped", "Events that did not reach the log; must stay 0.", multiprocess_mode="livesum")
+BATCHING = Gauge("micro_batching", "1 if requests are scored together.", ("version",), multiprocess_mode="livemax")
 MODEL = Gauge("model_info", "1 for the version that is served.", ("version",), multiprocess_mode="livemax")
 LOAD_FAILURES = Counter("model_load_failures_total", "Attempts to load a version that failed.")
 TRIALS = Counter(

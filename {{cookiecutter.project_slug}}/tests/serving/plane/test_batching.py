@@ -78,7 +78,11 @@ def test_a_slow_model_is_batched_and_each_caller_gets_its_own(
 ) -> None:
     rows = [row | {"staff": place % 6} for place in range(40)]
     with serving(original) as client:
-        assert client.get("/v1/model").json()["runtime"] == "original"
+        told = client.get("/v1/model").json()
+        assert told["runtime"] == "original"
+        assert told["batching"]["on"]
+        assert told["batching"]["gain"] > 2
+        assert 'micro_batching{version="' + told["version"] + '"} 1.0' in client.get("/metrics").text
         alone = [client.post("/v1/predict", json={"row": one}).json()["prediction"] for one in rows[:6]]
         with ThreadPoolExecutor(20) as pool:
             asked = list(pool.map(lambda one: client.post("/v1/predict", json={"row": one}).json(), rows))

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import structlog
 from msgspec import UNSET, UnsetType
 
 from ...models.bundle import Bundle
 from ...models.scorer import Scorer
 from ...settings import Serving
 from ...store.events import EventLog, Prediction
-from ...telemetry.metrics import PREDICTIONS
+from ...telemetry.metrics import BATCHING, PREDICTIONS
 from ...validation import Marks
-from .batching import Batcher, gains
+from .batching import WORTH, Batcher, gain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,6 +30,8 @@ NUMBERS = itertools.count()
 
 SHAPE = re.compile(r"([0-9a-f]{12})([0-9a-f]{12})[0-9a-f]{6}(?:-[0-9]+)?")  # of an id: milliseconds, process, number
 JUST_NOW = 60.0  # seconds; far longer than it takes to write the log, because clocks of machines differ
+
+log = structlog.get_logger(__name__)
 
 Made = list[tuple[str, dict[str, Any]]]  # predictions, each after its id
 
@@ -44,6 +47,7 @@ class Predictor:
         marks: the quotation marks of such a body's rows, if it gives no field twice.
         fast: whether a row takes so little time that other requests can wait for it.
         batches: whether rows of different requests are scored together.
+        gain: how many times faster rows are together than one by one; None if nobody had to measure that.
         score: from rows to outputs, without a trace.
         scorer: for whole tables.
     """
@@ -58,11 +62,14 @@ class Predictor:
         self.decode, self.marks = msgspec.json.Decoder(body).decode, Marks(bundle.signature)
         self.score, self._log, self._log_many = scorer.rows, events.append, events.extend
         self.example = msgspec.convert(bundle.signature.example_row(), scorer.row)
-        self.batches = settings.batching == "on" or (
-            settings.batching == "auto" and not self.fast and gains(scorer.rows, self.example)
-        )
+        measured = settings.batching == "auto" and not self.fast
+        self.gain = gain(scorer.rows, self.example) if measured else None
+        self.batches = settings.batching == "on" or (self.gain or 0.0) > WORTH
         if self.batches:
             self.fast, self.score = False, Batcher(scorer.rows, settings.batch_rows).score
+        BATCHING.labels(bundle.version).set(self.batches)
+        told = {"setting": settings.batching, "gain": self.gain and round(self.gain, 2)}
+        log.info("micro-batching", version=bundle.version, on=self.batches, fast=scorer.fast, **told)
         self._count = PREDICTIONS.labels(bundle.version, "http").inc
 
     def predict(self, rows: Sequence[Any], started: float) -> Made:

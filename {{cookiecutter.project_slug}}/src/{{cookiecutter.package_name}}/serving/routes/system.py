@@ -81,6 +81,8 @@ def _model(state: State) -> Answer:
     if state.served is None:
         return NO_CHAMPION
     bundle, canary, shadow = state.served.bundle, state.canary, state.shadow
+    made = state.served.predictor  # none in a project without predictions
+    batching = {"batching": {"on": made.batches, "gain": made.gain and round(made.gain, 2)}} if made else {}
     tried: dict[str, object] = {}
     if canary:
         tried["canary"] = {"version": canary.bundle.version, "share": canary.alias.share}
@@ -94,6 +96,7 @@ def _model(state: State) -> Answer:
             "imported_at": bundle.provenance["imported_at"],
             "metrics": bundle.metrics,
             "signature": bundle.signature.to_json(),
+            **batching,
             **tried,
         }
     )
