@@ -18,7 +18,7 @@ LIMIT = 100  # problems listed at most
 Scope = Literal["open", "predict", "read", "admin"]
 Headers = tuple[tuple[bytes, bytes], ...]
 SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-CLOSED = b"default-src 'none'; frame-ancestors 'none'"
+CLOSED = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 OWN = (
     b"default-src 'self'; img-src 'self' data:; script-src 'self'; object-src 'none'; base-uri 'none'; "
     b"form-action 'self'; frame-ancestors 'none'"
@@ -78,6 +78,7 @@ class Refused(Exception):
 
 
 Handler = Callable[[Call], Answer | Awaitable[Answer]]
+Form = Callable[[Answer], Answer]  # from a problem document to the refusal of a protocol
 
 
 class Route(NamedTuple):
@@ -92,11 +93,7 @@ class Route(NamedTuple):
     scope: Scope = "read"
     uploads: Collection[bytes] = ()
     page: bool = False
-    form: Callable[[Answer], Answer] | None = None
-
-    def formed(self, answer: Answer) -> Answer:
-        """Return an answer in the form of the route's protocol."""
-        return self.form(answer) if self.form and answer.kind is PROBLEM else answer
+    form: Form | None = None
 
 
 Routes = dict[tuple[str, str], Route]  # by method and path, which may have named parts: /v2/models/{model}
@@ -124,9 +121,15 @@ def problem(
     return Answer(status, msgspec.json.encode(document), PROBLEM, (*API, *headers))
 
 
-def wrong_method(method: str, allowed: str) -> Answer:
-    """Answer which methods an address knows."""
-    allow = ((b"allow", allowed.encode()),)
+def formed(answer: Answer, form: Form | None) -> Answer:
+    """Return an answer in the form of a route's protocol."""
+    return form(answer) if form and answer.kind is PROBLEM else answer
+
+
+def wrong_method(method: str, known: Collection[str]) -> Answer:
+    """Answer which methods an address knows: HEAD wherever GET is, and OPTIONS everywhere."""
+    allowed = {*known, "OPTIONS"} | ({"HEAD"} if "GET" in known else set())
+    allow = ((b"allow", ", ".join(sorted(allowed)).encode()),)
     if method == "OPTIONS":
         return Answer(204, b"", headers=(*API, *allow))
     return problem(405, "method", "this address does not know that method: see Allow", headers=allow)

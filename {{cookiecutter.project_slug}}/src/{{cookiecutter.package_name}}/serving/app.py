@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -21,7 +21,7 @@ from ..store.events import Traffic
 from ..telemetry.metrics import Tally
 from ..telemetry.traces import Tracer
 from . import body, openapi, routes
-from .answers import FAILED, NOWHERE, PAGE, Answer, Call, Headers, Refused, Route, wrong_method
+from .answers import FAILED, NOWHERE, PAGE, Answer, Call, Form, Headers, Refused, Route, Scope, formed, wrong_method
 from .security import Guard
 from .state import State
 
@@ -79,6 +79,7 @@ class Service:
         everything = (*self._exact.values(), *(found for _, found in self._named))
         predicts = {found.path for found in everything for one in found.methods.values() if one.scope == "predict"}
         self._logged = predicts | {found.path for found in everything if found.path.startswith(API_PATH)}
+        self._forms = _forms(everything)
         self.guard = Guard(settings, self.state.store)
         self._tracer = Tracer(settings)
         self._pages: asyncio.Task[App] | None = None
@@ -96,34 +97,41 @@ class Service:
         headers, started = dict(scope["headers"]), time.perf_counter()
         found, method = self._find(scope["path"]), scope["method"]
         route = found and found.methods.get("GET" if method == "HEAD" else method)
-        if route is None and not found and method in ("GET", "HEAD"):
+        declared = route or (found and next(iter(found.methods.values())))
+        form = declared.form if declared else self._forms.get(_root(scope["path"]))
+        if not found and form is None and method in ("GET", "HEAD"):
             refusal = self.guard.admit(method, "read", headers, page=True)
             if isinstance(refusal, str):
                 await self._page(scope, receive, send, self.shared(headers))
                 return
             answer: Answer | None = refusal
         else:
-            answer = await self._general(scope, receive, found, route, headers)
+            needed = declared.scope if declared else "read"
+            answer = await self._general(scope, receive, found, route, needed, headers)
         if answer is None:
             return  # the caller is gone
-        answer = route.formed(answer) if route else answer
+        answer = formed(answer, form)
         await _send(send, answer, (*answer.headers, *self.shared(headers)))
         self.count(found.path if found else REFUSED, answer.status, time.perf_counter() - started)
 
     async def _general(
-        self, scope: Message, receive: Receive, found: Found | None, route: Route | None, headers: Mapping[bytes, bytes]
+        self,
+        scope: Message,
+        receive: Receive,
+        found: Found | None,
+        route: Route | None,
+        needed: Scope,
+        headers: Mapping[bytes, bytes],
     ) -> Answer | None:
         """Answer a request of any length to any route; None if the caller left."""
         method = scope["method"]
-        declared = route or (found and next(iter(found.methods.values())))
-        needed = declared.scope if declared else "read"
         sender = self.guard.admit(method, needed, headers, page=bool(route and route.page))
         if isinstance(sender, Answer):
             return sender
         if found is None:
             return NOWHERE
         if route is None:
-            return wrong_method(method, ", ".join(sorted(found.methods)))
+            return wrong_method(method, found.methods)
         try:
             large = headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in route.uploads
             content, upload = await body.received(receive, headers, self.settings.serving, large)
@@ -166,7 +174,7 @@ class Service:
         """Return the ASGI application that sends an answer which is not ready yet, or comes piece by piece."""
 
         async def finish(scope: Message, receive: Receive, send: Send) -> None:
-            ready = route.formed(answer if isinstance(answer, Answer) else await answer)
+            ready = formed(answer if isinstance(answer, Answer) else await answer, route.form)
             await _send(send, ready, (*ready.headers, *self.shared(headers)))
             self.count(path, ready.status, time.perf_counter() - started)
 
@@ -271,6 +279,18 @@ class Service:
         except Exception:  # FastAPI has answered 500 by now
             log.exception("request failed", path=scope["path"])
         self.count(getattr(inner.get("route"), "path", "unknown"), status, time.perf_counter() - started)
+
+
+def _root(path: str) -> str:
+    return path[1:].partition("/")[0]
+
+
+def _forms(everything: Iterable[Found]) -> dict[str, Form | None]:
+    """Return in which form an address that leads nowhere is refused: that of all routes with the same first part."""
+    used: dict[str, set[Form | None]] = {}
+    for found in everything:
+        used.setdefault(_root(found.path), set()).update(route.form for route in found.methods.values())
+    return {root: forms.pop() for root, forms in used.items() if len(forms) == 1}
 
 
 async def _awaited(path: str, call: Call, coming: Awaitable[Answer]) -> Answer:

@@ -35,7 +35,7 @@ def application(settings: Settings, modules: Sequence[str]) -> FastAPI:
 
 async def _refused(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
-        return _response(wrong_method(request.method, (error.headers or {}).get("Allow", "GET")))
+        return _response(wrong_method(request.method, (error.headers or {}).get("Allow", "GET").split(", ")))
     if error.status_code == 404:
         return _response(NOWHERE)
     return _response(problem(error.status_code, "refused", str(error.detail)))

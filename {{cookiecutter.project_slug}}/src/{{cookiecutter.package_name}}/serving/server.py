@@ -16,7 +16,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .answers import API, BUSY, Answer, Call, Headers, Route, problem
+from .answers import API, BUSY, Answer, Call, Headers, Route, formed, problem
 from .app import Service
 
 SHORT = 262_144  # bytes of a body that is collected here
@@ -28,6 +28,7 @@ LENGTHY = problem(431, "headers", "the address and the headers are too long: sen
 UNREADABLE = problem(
     400, "malformed", "this is no HTTP request that can be read: look at its first line and its headers"
 )
+TWO_HOSTS = problem(400, "host", "the request has several headers Host: send one")
 SLOW = problem(408, "timeout", "the request did not arrive in time: send it again")
 STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
@@ -108,9 +109,12 @@ class Protocol(HttpToolsProtocol):
         if self._surplus:
             self._end(BUSY)
             return
+        names = dict(self.headers)
+        if len(names) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
+            self._end(TWO_HOSTS)
+            return
         path, _, _ = self.url.partition(b"?")
         known = self.service.short.get((self.parser.get_method(), path))
-        names = dict(self.headers)
         if (
             known is None
             or self.expect_100_continue
@@ -154,7 +158,7 @@ class Protocol(HttpToolsProtocol):
                 path, route, Call(method, body, self._names, query, started, {}, None, self._sender)
             )
         if isinstance(answer, Answer) and answer.stream is None:
-            answer = route.formed(answer)
+            answer = formed(answer, route.form)
             self._write(answer, self.service.shared(self._names))
             self.service.count(path, answer.status, time.perf_counter() - started)
         else:

@@ -330,3 +330,12 @@ def test_workers_share_the_port_and_add_up_their_metrics(champion: Settings, row
         assert re.search(r'predictions_total\{.*source="http"\} 30\.0', metrics)
     with Store(champion) as store:
         assert queries.counts(store).predictions == 30
+
+
+def test_two_hosts_are_refused(client: httpx.Client) -> None:
+    for path in ("/v1/model", "/nothing"):
+        with connected(client) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".encode())
+            ((status, _, content),) = answers(connection, 1)
+        assert status == 400
+        assert json.loads(content)["code"] == "host"

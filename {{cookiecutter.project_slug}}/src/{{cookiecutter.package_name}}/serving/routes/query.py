@@ -33,7 +33,7 @@ def routes(state: State) -> Routes:
         asked = Asked(call)
         if call.method == "HEAD":  # a spreadsheet looks before it asks: that is no prediction
             asked.rows(data.champion())
-            return Answer(200, b"", asked.kind())
+            return Answer(200, b"", asked.kind(), stream=iter(()))  # its length is known when it is predicted
         return data.answer(call, asked)
 
     return {("GET", PATH): Route(handle, "predict")}

@@ -25,6 +25,9 @@ HEADER = b"inference-header-content-length"
 BINARY = b"application/octet-stream"
 MODEL, VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 SHAPE = 'the request must be {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}, ...]}'
+WRONG_TYPE = problem(
+    415, "content-type", "send application/json, or application/octet-stream with tensors as bytes behind the JSON"
+)
 
 
 class Input(msgspec.Struct, gc=False):
@@ -67,6 +70,8 @@ def routes(state: State) -> Routes:
         if call.kind() not in (JSON, BINARY):
             raise Refused(problem(415, "content-type", "send the body as application/json, or without Content-Type"))
         champion(data, slug, call.parts)
+        if call.kind() not in (JSON, BINARY):
+            raise Refused(WRONG_TYPE)
         return data.answer(call, Asked(call, slug, most), named="version" in call.parts)
 
     def model(call: Call) -> Answer:
@@ -235,8 +240,8 @@ def metadata(predictor: Predictor, slug: str) -> dict[str, Any]:
 
 
 def error(refusal: Answer) -> Answer:
-    """Return a refusal in the form of the protocol, which knows 400 for all that is wrong with a request."""
-    status = 400 if refusal.status in (415, 422) else refusal.status
+    """Return a refusal in the form of the protocol, which knows 400 for all that is wrong with tensors."""
+    status = 400 if refusal.status == 422 else refusal.status
     kept = [header for header in refusal.headers if header not in API]
     return Answer(status, encode({"error": sentence(refusal)}), headers=(*API, *kept))
 
