@@ -175,7 +175,7 @@ class Protocol(HttpToolsProtocol):
         """Answer, and close the connection; where an answer has begun or another has to come before, only that."""
         self._closing = True
         if self._unanswered():
-            self._write(self._short[1].formed(answer) if self._short else answer, ())
+            self._write(formed(answer, self._short[1].form) if self._short else answer, ())
         else:
             self.transport.close()
 
