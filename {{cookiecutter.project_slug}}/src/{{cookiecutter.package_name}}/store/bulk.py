@@ -6,7 +6,6 @@ meanwhile. The numbers of rows are few, so that the database knows the statement
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import chain
@@ -15,7 +14,6 @@ from typing import Any
 from sqlalchemy import Connection, Table
 
 SIZES = (256, 32, 4, 1)  # rows of a statement
-give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 MARKS = {"qmark": "?", "format": "%s", "pyformat": "%s"}
 
 
@@ -37,7 +35,7 @@ def insert(
         rows: the values as the driver takes them; times go through `stored` first.
         otherwise: a column that decides: where it differs from what is there, the new row replaces the old.
         adds: a column whose number is added to what is there.
-        most: rows of a statement at most; after each other threads may have the core.
+        most: rows of a statement at most; before each other threads may have the interpreter.
     """
     if not rows:
         return
@@ -51,13 +49,13 @@ def insert(
         new = ", ".join(f'"{name}" = excluded."{name}"' for name in names)
         conflict = f'ON CONFLICT ({key}) DO UPDATE SET {new} WHERE {table.name}."{otherwise}" <> excluded."{otherwise}"'
     first = 0
-    while first < len(rows):
-        size = next(size for size in SIZES if size <= min(most, len(rows) - first))
-        values = tuple(chain.from_iterable(rows[first : first + size]))
-        marks = ", ".join([mark] * size)
-        connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES {marks} {conflict}", values)
-        first += size
-        give_way()
+    for size in [size for size in SIZES if size <= most]:
+        whole = first + (len(rows) - first) // size * size
+        values = [tuple(chain.from_iterable(rows[place : place + size])) for place in range(first, whole, size)]
+        if values:  # one call: the driver is told the statement once, and gives way before each time it runs
+            marks = ", ".join([mark] * size)
+            connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES {marks} {conflict}", values)
+        first = whole
 
 
 def stored(connection: Connection, table: Table) -> Callable[[datetime], Any]:

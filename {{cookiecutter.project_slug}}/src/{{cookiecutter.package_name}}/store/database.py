@@ -16,6 +16,7 @@ from ..settings import Settings
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 HEAD = max(path.name for path in MIGRATIONS.glob("versions/[0-9]*.py")).partition("_")[0]  # they are numbered
+CHECKPOINT = "wal_autocheckpoint=4000"  # pages, 16 MB: what is written again and again is copied once
 
 
 class Store:
@@ -127,7 +128,7 @@ class Store:
 def _sqlite_pragmas(connection: Any, _: object) -> None:
     """Let readers and one writer work side by side."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000", "foreign_keys=ON", CHECKPOINT):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

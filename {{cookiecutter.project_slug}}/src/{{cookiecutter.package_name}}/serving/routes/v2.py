@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ...validation import marks
 from ..answers import API, JSON, Answer, Call, Refused, Route, Routes, problem
@@ -54,6 +55,16 @@ class Request(msgspec.Struct, gc=False):
     id: str | None = None
     parameters: dict[str, Any] | None = None
     outputs: list[Output] | None = None
+
+
+class Response(msgspec.Struct, gc=False):
+    """What goes out; an id only if one came."""
+
+    model_name: str
+    model_version: str
+    id: str | UnsetType
+    parameters: dict[str, str]
+    outputs: list[dict[str, Any]]
 
 
 NOTHING = Request([])
@@ -128,7 +139,8 @@ class Asked:
             tensors.check(predictor, [one.name for one in request.outputs])
         inputs, request.inputs = request.inputs, []  # a copy for the shadow must not hold them
         self._request = request
-        _share(inputs, rest)
+        if rest or any([one.parameters for one in inputs]):  # a list: for a few a generator costs more
+            _share(inputs, rest)
         return tensors.rows(predictor, inputs, self._most)
 
     def spare(self, places: Sequence[int], why: str) -> bool:
@@ -144,15 +156,8 @@ class Asked:
         ]
         if request.outputs or request.parameters:
             outputs = _chosen(request, outputs, behind)
-        head = encode(
-            {
-                "model_name": self._model,
-                "model_version": predictor.version,
-                **({} if request.id is None else {"id": request.id}),
-                "parameters": {"prediction_ids": ",".join([identity for identity, _ in made])},
-                "outputs": outputs,
-            }
-        )
+        ids = {"prediction_ids": ",".join([identity for identity, _ in made])}
+        head = encode(Response(self._model, predictor.version, UNSET if request.id is None else request.id, ids, outputs))
         if not behind:
             return Answer(200, head)
         return Answer(200, b"".join((head, *behind)), BINARY, (*API, (HEADER, b"%d" % len(head))))

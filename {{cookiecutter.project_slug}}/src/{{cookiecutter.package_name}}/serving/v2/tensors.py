@@ -138,7 +138,8 @@ def rows(predictor: Predictor, tensors: Iterable[Tensor], most: int) -> Sequence
             if columns and size != count:
                 raise Refused(_wrong(f"{name} has another number of rows than the inputs before it"))
             count = size
-        if type(data) is not list or tensor.datatype not in known.plain or len(shape) > 1 or len(data) != count:
+        plain = type(data) is list and len(data) == count and type(data[0]) is not list
+        if not plain or tensor.datatype not in known.plain:
             data = _values(known, tensor, count)
         columns[name] = data
     if not columns:
