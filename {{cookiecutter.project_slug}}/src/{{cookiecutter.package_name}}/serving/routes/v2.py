@@ -157,7 +157,8 @@ class Asked:
         if request.outputs or request.parameters:
             outputs = _chosen(request, outputs, behind)
         ids = {"prediction_ids": ",".join([identity for identity, _ in made])}
-        head = encode(Response(self._model, predictor.version, UNSET if request.id is None else request.id, ids, outputs))
+        own = UNSET if request.id is None else request.id
+        head = encode(Response(self._model, predictor.version, own, ids, outputs))
         if not behind:
             return Answer(200, head)
         return Answer(200, b"".join((head, *behind)), BINARY, (*API, (HEADER, b"%d" % len(head))))
