@@ -93,10 +93,11 @@ def test_a_full_disk_stops_the_run_and_resume_is_exact(
     (tmp_path / "rows.csv").write_bytes(as_csv(rows))
     small = champion.model_copy(update={"pipeline": champion.pipeline.model_copy(update={"chunk_rows": 32})})
     whole = run(small, tmp_path / "rows.csv", tmp_path / "undisturbed")
-    output = disk("size=64k")
-    with pytest.raises(ProjectError, match=r"No space.*pipeline resume"):
-        run(small, tmp_path / "rows.csv", output)
-    assert not list(output.glob("[!.]*"))  # nothing for a reader
+    for size in (8, 12, 16, 24, 32, 64):  # full as the request, the model, a chunk is written
+        output = disk(f"size={size}k")
+        with pytest.raises(ProjectError, match=r"^\S+ cannot be written \(No space left on device\): .*resume`$"):
+            run(small, tmp_path / "rows.csv", output)
+        assert not list(output.glob("[!.]*"))  # nothing for a reader
     disk("size=8m")
     done = resume(small, output)
     assert done is not None
@@ -111,6 +112,8 @@ def test_a_read_only_disk_is_said(
     output = disk("size=8m,ro")
     with pytest.raises(ProjectError, match=r"cannot be written \(Read-only"):
         run(champion, tmp_path / "rows.csv", output / "out")
+    with pytest.raises(ProjectError, match=r"cannot be written \(Read-only"):
+        run(champion, tmp_path / "rows.csv", output, new_only=True)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -69,9 +69,9 @@ def work(job, tmp_path):
     settings, source, _ = job
     bundle = Registry(settings).load(CHAMPION)
     files = sources.identify(sources.find(source)[0])
-    work = Work("r", bundle.folder, sources.inspect(files, INPUTS), tmp_path / "work")
+    work = Work("r", bundle.folder, sources.inspect(files, INPUTS, 200), tmp_path / "work")
     work.prepare()
-    return work, sources.plan(files, 7, work.spool)
+    return work, sources.plan(files, 7, work.spool, 200)
 
 
 def test_the_number_of_workers_does_not_show(job):

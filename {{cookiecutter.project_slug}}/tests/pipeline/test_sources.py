@@ -18,17 +18,17 @@ def file(path):
     return sources.identify([path])[0]
 
 
-def read(path, size):
+def read(path, size, ratio=200):
     """Plan the chunks of a file, and read each alone; the last first, as the order must not matter."""
     spool = path.parent / "spool"
     spool.mkdir(exist_ok=True)
-    chunks = list(sources.plan([file(path)], size, spool))
+    chunks = list(sources.plan([file(path)], size, spool, ratio))
     frames = [sources.load(chunk) for chunk in reversed(chunks)]
     return chunks, frames[::-1]
 
 
 def look_and_read(path):
-    sources.inspect([file(path)], ["a"])
+    sources.inspect([file(path)], ["a"], 200)
     return read(path, 100)
 
 
@@ -68,6 +68,18 @@ def test_gzip_and_parquet_give_the_same_rows(tmp_path):
         assert [frame.height for frame in frames] == [4] * 6 + [1]
         assert pl.concat(frames).equals(table)
         assert [(chunk.number, chunk.first) for chunk in chunks] == [(n, 4 * n + 1) for n in range(7)]
+
+
+@pytest.mark.parametrize("bomb", [b"a,b\n" + b"1,2\n" * 300_000, b"a,b\n1,2\n" + b"\n" * 1_200_000])
+def test_a_decompression_bomb_in_gzip_is_refused(tmp_path, monkeypatch, bomb):
+    monkeypatch.setattr(sources, "FREE", 1 << 16)
+    monkeypatch.setattr(sources, "BLOCK", 1 << 16)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(bomb))
+    with pytest.raises(ProjectError, match=r"decompression bomb.*unpack_ratio"):
+        read(path, 50_000)
+    assert sum(one.stat().st_size for one in tmp_path.rglob("*.csv")) <= 1 << 18  # it was not unpacked to its end
+    assert sum(frame.height for frame in read(path, 50_000, ratio=1e6)[1]) == bomb.count(b"1,2")
 
 
 def test_a_folder_gives_its_files_in_order_and_names_the_others(tmp_path):
@@ -130,7 +142,7 @@ def test_files_cut_off_are_refused(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a\n1\n2\n")
-    chunks = sources.plan([file(path)], 1, tmp_path)
+    chunks = sources.plan([file(path)], 1, tmp_path, 200)
     next(chunks)
     with path.open("a") as stream:
         stream.write("3\n")
@@ -145,7 +157,7 @@ def test_a_chunk_of_a_file_that_lost_rows_is_refused(tmp_path, suffix):
         table = pl.DataFrame({"a": range(height)})
         table.write_csv(path) if suffix == "csv" else table.write_parquet(path)
         if height == 9:
-            chunks = list(sources.plan([file(path)], 4, tmp_path))
+            chunks = list(sources.plan([file(path)], 4, tmp_path, 200))
     assert sources.load(chunks[0]).height == 4
     with pytest.raises(ProjectError, match="changed while it was read"):
         sources.load(chunks[1])

@@ -85,10 +85,11 @@ def test_a_spooled_run_goes_on_with_what_it_has_read(champion, ways, tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             run(small, ways["base"], output, stop)
     (tmp_path / "base" / "shop.db").rename(tmp_path / "away") if moment == "score" else None
-    result = resume(champion, output)
+    result = resume(champion)
     assert result.rows_published == 300
     assert sorted(path.name for path in output.iterdir()) == sorted([result.id, "latest.json"])
-    assert resume(champion, output) is None
+    assert resume(champion) is None
+    assert not list((champion.root / "data" / "runs").iterdir())
 
 
 def test_a_broken_source_leaves_nothing(champion, tmp_path):

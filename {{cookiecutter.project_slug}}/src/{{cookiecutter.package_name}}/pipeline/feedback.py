@@ -127,26 +127,27 @@ class _Table:
 
     def __init__(self, settings: Settings, source: str, folder: Path, report: Report) -> None:
         self._rows, self._spool = settings.pipeline.chunk_rows, folder / "chunks"
+        self._ratio = settings.pipeline.unpack_ratio
         self._spool.mkdir()
         if spool.accepts(source, settings):
             paths = spool.fetch(source, folder / "input", settings, report)
         else:
             paths, _ = sources.find(source)
         self.files: list[File] = identify(paths)
-        self.columns = inspect(self.files, ())
+        self.columns = inspect(self.files, (), self._ratio)
 
     def need(self, names: Sequence[str]) -> Schema:
         """Return all columns; refuse files without the named ones."""
         if twice := [name for place, name in enumerate(names) if name in names[:place]]:
             raise ProjectError(f"the column {twice[0]} is given twice: a key is one thing, what happened another")
         for file in self.files:
-            if lacking := [name for name in names if name not in inspect([file], ())]:
+            if lacking := [name for name in names if name not in inspect([file], (), self._ratio)]:
                 there = ", ".join(list(self.columns)[:20])
                 raise InputError(f"{file.path.name} lacks the column {lacking[0]}: its columns are {there}")
         return self.columns
 
     def __iter__(self) -> Iterator[tuple[Chunk, pl.DataFrame]]:
-        for chunk in plan(self.files, self._rows, self._spool):
+        for chunk in plan(self.files, self._rows, self._spool, self._ratio):
             yield chunk, load(chunk)
             (self._spool / f"{chunk.number:05d}.csv").unlink(missing_ok=True)
 

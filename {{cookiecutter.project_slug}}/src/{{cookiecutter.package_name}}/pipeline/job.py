@@ -199,9 +199,9 @@ class Job:
         manifest.replace(self.work.folder / REQUEST, {**self.asked, **self.identity})
         self._record("running")
         shutil.rmtree(self.work.model, ignore_errors=True)
-        shutil.copytree(self.bundle.folder, self.work.model)  # where all workers see it
+        _copy(self.bundle.folder, self.work.model)  # where all workers see it
         needed = [column.name for column in self.bundle.signature.inputs]
-        columns, corrected = inspect(self.files, needed), bool(self.asked["resubmits"])
+        columns, corrected = inspect(self.files, needed, self.settings.unpack_ratio), bool(self.asked["resubmits"])
         if corrected:
             columns = {name: dtype for name, dtype in columns.items() if name not in ORIGIN}
         work, share = replace(self.work, columns=columns, corrected=corrected), 0.0
@@ -209,7 +209,8 @@ class Job:
         def missing() -> Iterator[Chunk]:
             nonlocal share
             rows = 0
-            for chunk in plan(self.files, self.identity["chunk_rows"], work.spool, markers):
+            size, ratio = self.identity["chunk_rows"], self.settings.unpack_ratio
+            for chunk in plan(self.files, size, work.spool, ratio, markers):
                 rows += chunk.rows
                 if chunk.number in markers:
                     share += chunk.share
@@ -297,6 +298,17 @@ class Job:
         if isinstance(error, InputError):
             (self.work.folder / REQUEST).unlink(missing_ok=True)
         log.error("run stopped", run=self.id, reason=reason)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder; the first error stops it, where `shutil.copytree` would go on and raise a list of them."""
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):  # a folder comes before what is in it
+        to = target / path.relative_to(source)
+        if path.is_dir():
+            to.mkdir()
+        else:
+            shutil.copyfile(path, to)
 
 
 def _count(markers: Iterable[Json]) -> dict[str, int]:

@@ -90,6 +90,7 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         ProjectError: another process holds it.
     """
+    path.touch()  # where that is impossible the system says why, and SQLite does not
     with closing(sqlite3.connect(path, timeout=0)) as holder:
         try:
             holder.execute("BEGIN EXCLUSIVE")

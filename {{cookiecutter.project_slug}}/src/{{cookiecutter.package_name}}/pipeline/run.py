@@ -33,6 +33,7 @@ from .sources import File, InputError, find, identify
 
 log = structlog.get_logger(__name__)
 
+NOTES = Path("data/runs")  # where the output folder of each unfinished run is noted
 LOCK = ".lock"  # held by a run that depends on what earlier ones below the same folder have read
 
 
@@ -85,7 +86,8 @@ def resume(
 ) -> Run | None:
     """Go on with the newest unfinished run, with the model that it began with; None if there is none.
 
-    It is looked for in ``output``, by default in ``pipeline.output`` and the output folders of the runs in the log.
+    It is looked for in ``output``, by default in ``pipeline.output`` and the output folders of the runs that are in the
+    log or were noted as they began: one that was stopped as it read its input is not in the log.
 
     Raises:
         ProjectError: nothing is published, and why.
@@ -95,6 +97,7 @@ def resume(
     else:
         with Store(settings) as store:
             folders = {Path(one["output"]) for one in recent_runs(store, 1000)}
+        folders |= _noted(settings)
         folders |= {settings.path(settings.pipeline.output)} if settings.pipeline.output else set()
     found = [path for folder in folders for path in folder.glob(f".*.partial/{REQUEST}")]
     if not found:
@@ -132,6 +135,7 @@ def _run(
 
     try:
         output.mkdir(parents=True, exist_ok=True)
+        _note(settings, asked, output)
         alone = manifest.lock(output / LOCK) if asked["new_only"] or asked["resubmits"] else nullcontext()
         with alone, _input(settings, asked, output, urls[asked["input"]], say, known is not None) as (paths, ignored):
             files = _chosen(identify(paths), asked, output)
@@ -149,7 +153,31 @@ def _run(
         raise ProjectError(f"{output} cannot be written ({reason}): mend it, then `pipeline resume`") from None
     finally:
         with suppress(OSError):
+            if not any(output.glob(f".*.partial/{REQUEST}")):
+                _path(settings, asked, output).unlink(missing_ok=True)
             output.rmdir()  # only if it is empty
+
+
+def _path(settings: Settings, asked: Json, output: Path) -> Path:
+    name = hashlib.sha256(f"{asked['input']}\n{output}".encode()).hexdigest()[:16]
+    return settings.path(NOTES) / f"{name}.json"
+
+
+def _note(settings: Settings, asked: Json, output: Path) -> None:
+    """Note where a run is at work, before anything that may take long; without a place for that, the log must do."""
+    path = _path(settings, asked, output)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        manifest.replace(path, {"output": str(output)})
+
+
+def _noted(settings: Settings) -> set[Path]:
+    """Return the output folders of unfinished runs."""
+    found = set()
+    for path in settings.path(NOTES).glob("*.json"):
+        with suppress(OSError, ValueError, KeyError):
+            found.add(Path(json.loads(path.read_bytes())["output"]))
+    return found
 
 
 @contextmanager

@@ -29,6 +29,7 @@ SPOOLED = ".spooled.parquet"  # what is behind the name of a file that was made 
 MARK = b"PAR1"  # what a Parquet file begins with
 BLOCK = 4 << 20  # bytes of CSV read at once
 MOST = 64 << 20  # bytes of one row of CSV
+FREE = 64 << 20  # bytes that any compressed file may unpack to
 SLAB, CELLS = 262_144, 4 << 20  # rows of Parquet decoded at once (a row group as most writers make it), and cells
 BLOCKS = 16  # blocks or slabs in one chunk: very wide rows make it shorter, so that it fits into memory
 CHANGED = "was changed while it was read: run again when it is complete"
@@ -76,6 +77,26 @@ class Chunk(NamedTuple):
     names: tuple[str, ...]  # columns of a CSV
 
 
+class Limit:
+    """What a compressed file may unpack to: ``ratio`` times its size (``pipeline.unpack_ratio``), but always `FREE`."""
+
+    def __init__(self, path: Path, ratio: float) -> None:
+        self._path, self._ratio = path, ratio
+        self._most = max(FREE, path.stat().st_size * ratio)
+
+    def check(self, total: int) -> None:
+        """Refuse a file that has unpacked to more.
+
+        Raises:
+            InputError: it has.
+        """
+        if total > self._most:
+            raise InputError(
+                f"{self._path} unpacks to more than {self._ratio:g} times its size, as a decompression bomb does: "
+                "if it should, raise the setting pipeline.unpack_ratio"
+            )
+
+
 def find(given: str | Path) -> tuple[list[Path], list[str]]:
     """List the files of an input (a file, a folder without the folders in it, a glob pattern) by their names.
 
@@ -114,15 +135,20 @@ def identify(paths: Sequence[Path]) -> list[File]:
     return files
 
 
-def inspect(files: Sequence[File], needed: Sequence[str]) -> Schema:
+def inspect(files: Sequence[File], needed: Sequence[str], ratio: float) -> Schema:
     """Return the columns of all files together; one whose type differs from file to file becomes text.
 
+    Args:
+        files: the input.
+        needed: names of columns that each file must have.
+        ratio: how many times its size a compressed file may unpack to.
+
     Raises:
-        InputError: a file cannot be read, has no rows, has a column twice, or lacks a needed one.
+        InputError: a file cannot be read, has no rows, has a column twice, lacks a needed one, or unpacks to too much.
     """
     columns: Schema = {}
     for file in files:
-        schema, rows = _look(file)
+        schema, rows = _look(file, ratio)
         if not schema:
             raise InputError(f"{file.shown} is empty: fill it or leave it out")
         if missing := [name for name in needed if name not in schema]:
@@ -134,22 +160,23 @@ def inspect(files: Sequence[File], needed: Sequence[str]) -> Schema:
     return columns
 
 
-def plan(files: Sequence[File], size: int, spool: Path, done: Container[int] = ()) -> Iterator[Chunk]:
+def plan(files: Sequence[File], size: int, spool: Path, ratio: float, done: Container[int] = ()) -> Iterator[Chunk]:
     """Cut the input into chunks, each of one file.
 
     Args:
         files: the input, as `inspect` accepts it.
         size: rows of a chunk; the last of a file has fewer, and so have chunks of very wide rows.
         spool: a folder for chunks that cannot be read where they are, because their file is compressed.
+        ratio: how many times its size a compressed file may unpack to.
         done: numbers of chunks that nobody will read.
 
     Raises:
-        InputError: a file is cut off or has changed since it was identified.
+        InputError: a file is cut off, unpacks to too much, or has changed since it was identified.
     """
     number, before, size_all = 0, 0, sum(file.size for file in files)
     for file in files:
         first, earlier = 1, 0
-        for packed, (names, rows, start, end, read) in _cut(file, size):
+        for packed, (names, rows, start, end, read) in _cut(file, size, ratio):
             path = file.path
             if packed:
                 path = spool / f"{number:05d}.csv"
@@ -191,15 +218,15 @@ def _is(file: File, suffix: str) -> bool:
     return file.path.name.lower().endswith(suffix)
 
 
-def _cut(file: File, size: int) -> Iterator[tuple[_Packed | None, Span]]:
+def _cut(file: File, size: int, ratio: float) -> Iterator[tuple[_Packed | None, Span]]:
     """Cut a file into spans; the first of a CSV has no rows, but tells the columns."""
     with _readable(file.path), file.path.open("rb") as raw:
-        packed = _Packed(raw) if _is(file, ".gz") else None
+        packed = _Packed(raw, Limit(file.path, ratio)) if _is(file, ".gz") else None
         for span in _rows(file, size) if _is(file, ".parquet") else _lines(file, packed or raw, size):
             yield packed, span
 
 
-def _look(file: File) -> tuple[Schema, int]:
+def _look(file: File, ratio: float) -> tuple[Schema, int]:
     """Return the columns of a file, and how many rows it has (of a CSV, whether it has any)."""
     if _is(file, ".parquet"):
         with _readable(file.path):
@@ -212,12 +239,12 @@ def _look(file: File) -> tuple[Schema, int]:
                     )
             lazy = pl.scan_parquet(file.path, glob=False)
             return dict(lazy.collect_schema()), lazy.select(pl.len()).collect().item()
-    spans = [span for _, span in islice(_cut(file, 1), 2)]
+    spans = [span for _, span in islice(_cut(file, 1, ratio), 2)]
     return dict.fromkeys(spans[0][0] if spans else (), pl.String()), len(spans) - 1
 
 
 def _rows(file: File, size: int) -> Iterator[Span]:
-    schema, rows = _look(file)
+    schema, rows = _look(file, 1)
     size = min(size, BLOCKS * min(SLAB, max(1, CELLS // max(1, len(schema)))))
     for start in range(0, rows, size):
         end = min(start + size, rows)
@@ -323,13 +350,14 @@ def _header(file: File, line: bytes) -> tuple[str, ...]:
 class _Packed:
     """A compressed file, read once from its beginning; what was read stays until it is written as a chunk."""
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._stream, self._kept, self._gone = gzip.GzipFile(fileobj=raw), bytearray(), 0
+    def __init__(self, raw: BinaryIO, limit: Limit) -> None:
+        self._stream, self._kept, self._gone, self._limit = gzip.GzipFile(fileobj=raw), bytearray(), 0, limit
         self.tell = raw.tell
 
     def read(self, size: int) -> bytes:
         data = self._stream.read(size)
         self._kept += data
+        self._limit.check(self._gone + len(self._kept))
         return data
 
     def write(self, path: Path | None, start: int, end: int) -> tuple[int, int]:

@@ -13,10 +13,9 @@ from typing import IO, Any
 
 from ...errors import ProjectError
 from ...settings import Settings
-from ..sources import CHANGED, InputError
+from ..sources import CHANGED, InputError, Limit
 
 ENDS = (".gz", ".bz2", ".xz", ".zst")
-FREE = 64 << 20  # bytes that any file may unpack to
 STEP = 4 << 10  # bytes of zstd unpacked at once: of a bomb they make a hundred megabytes
 MAGIC = {
     b"PK\x03\x04": "a workbook or a zip",
@@ -44,7 +43,7 @@ def blocks(path: Path, size: int, settings: Settings) -> Iterator[bytes]:
         InputError: it is broken, unpacks to suspiciously much, or is something else than its name says.
     """
     before = path.stat().st_size
-    limit, total = max(FREE, before * settings.pipeline.unpack_ratio), 0
+    limit, total = Limit(path, settings.pipeline.unpack_ratio), 0
     with path.open("rb") as raw, closing(_unpacked(path, raw)) as stream:
         while data := _read(path, stream, size):
             if not total and (found := next((MAGIC[start] for start in MAGIC if data.startswith(start)), None)):
@@ -52,11 +51,8 @@ def blocks(path: Path, size: int, settings: Settings) -> Iterator[bytes]:
             total += len(data)
             if raw.tell() > before:
                 raise InputError(f"{path} {CHANGED}")
-            if total > limit and stream is not raw:
-                raise InputError(
-                    f"{path} unpacks to more than {settings.pipeline.unpack_ratio:g} times its size, as a "
-                    "decompression bomb does: if it should, raise the setting pipeline.unpack_ratio"
-                )
+            if stream is not raw:
+                limit.check(total)
             yield data
 
 

@@ -11,8 +11,7 @@ import polars as pl
 
 from ...errors import ProjectError
 from ...settings import Settings
-from ..sources import InputError
-from ._packed import FREE
+from ..sources import FREE, InputError
 from ._parts import Parts
 
 SUFFIXES = (".xlsx", ".xlsm", ".ods")
