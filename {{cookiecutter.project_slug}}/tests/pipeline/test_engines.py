@@ -198,6 +198,18 @@ def child(settings, workers: int, call: str, **more) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-3, text=True)
 
 
+def test_killed_as_it_reads_its_input_a_run_is_found_again(job, tmp_path):
+    settings, source, output = job
+    pl.read_csv(source / "a.csv", infer_schema=False).write_csv(tmp_path / "rows.csv", separator=";")
+    die = "import os; runs.spool._parts.Parts.add = lambda *_: os.kill(os.getpid(), 9)"
+    with child(settings, 1, f"{die}; runs.run(settings, {str(tmp_path / 'rows.csv')!r}, {str(output)!r})") as process:
+        process.communicate()
+    assert process.returncode == -9
+    result = resume(settings)  # nobody says where
+    assert (result.folder.parent, result.rows_in) == (output, 100)
+    assert resume(settings) is None
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(job, rows, tmp_path):
     settings, _, output = job
