@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from ..errors import ProjectError
@@ -28,9 +28,9 @@ from .runs import RunReader, megabytes, seconds
 from .state import KINDS, RANGES, Reader, label, number, sentence, stamp
 
 FOLDER = Path(__file__).parent
-RUN_PARTS = ("run-head", "run-parts")
 ABOVE = "../../"  # from the page of a run to the root
-PARTS = ("head", "figures", "health", "charts", "tables")  # what a refresh puts in anew
+PARTS = ("head", "figures", "health", "charts", "tables")  # blocks of the page that a refresh puts in anew
+RUN_PARTS = ("run_head", "run_parts")  # likewise of a run's
 POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -67,7 +67,7 @@ def router(settings: Settings) -> APIRouter:
     @routes.get("/status/data.json")
     def data(chosen: Range = DEFAULT) -> Response:
         found = view(chosen)
-        parts = {name: templates.get_template(f"{name}.html").render(found) for name in PARTS}
+        parts = _blocks(templates.get_template("status.html"), PARTS, found)
         drawn = {name: spec(name, rows) for name, rows in found["charts"].items()}
         content = msgspec.json.encode({"status": found["status"], "charts": drawn, "parts": parts})
         return Response(content, media_type="application/json", headers=PAGE)
@@ -110,7 +110,7 @@ def _runs(routes: APIRouter, settings: Settings, templates: Environment, version
             found = reader.read(identity)
         except ProjectError as error:
             raise HTTPException(404 if isinstance(error, NoRun) else 503, str(error)) from None
-        parts = {name: templates.get_template(f"{name}.html").render(run=found) for name in RUN_PARTS}
+        parts = _blocks(templates.get_template("run.html"), RUN_PARTS, {"run": found})
         content = msgspec.json.encode({"status": found, "charts": {}, "parts": parts}, enc_hook=str)
         return Response(content, media_type="application/json", headers=PAGE)
 
@@ -148,6 +148,11 @@ def vega(settings: Settings) -> bytes:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return content
+
+
+def _blocks(page: Template, names: Sequence[str], values: dict[str, Any]) -> dict[str, str]:
+    """Render blocks of a page alone, by the ids of the elements that hold them."""
+    return {name.replace("_", "-"): "".join(page.blocks[name](page.new_context(values))) for name in names}
 
 
 def _templates() -> Environment:
