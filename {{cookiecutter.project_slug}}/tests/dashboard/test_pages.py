@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from project.dashboard.pages import router, vega
+from project.serving.pages import application
 from project.settings import Settings
 
 from .conftest import Log
@@ -46,6 +47,16 @@ class Page(HTMLParser):
 def test_the_root_leads_to_the_page(settings: Settings) -> None:
     with client(settings) as http:
         assert http.get("/").url.path == "/status"
+
+
+def test_redirects_name_no_host_which_a_proxy_may_have_another_of(settings: Settings) -> None:
+    pages = ("project.dashboard.pages", "project.documents.pages")
+    with TestClient(application(settings, pages), follow_redirects=False) as http:
+        for path in ("/", "/documents"):
+            answer = http.get(path, headers={"x-forwarded-proto": "https", "x-forwarded-host": "elsewhere.example"})
+            assert answer.is_redirect
+            assert "//" not in answer.headers["location"]
+        assert http.get("/status/").status_code == 404
 
 
 def test_the_page_keeps_its_own_policy(busy: Settings) -> None:

@@ -22,7 +22,8 @@ log = structlog.get_logger(__name__)
 def application(settings: Settings, modules: Sequence[str]) -> FastAPI:
     """Make the application of modules that each have a ``router(settings)``; one that fails is left out."""
     handlers: Any = {HTTPException: _refused, Exception: lambda *_: _response(FAILED)}
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, exception_handlers=handlers)
+    nothing: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+    app = FastAPI(**nothing, exception_handlers=handlers, redirect_slashes=False)  # it would name host and scheme
     for name in modules:
         try:
             app.include_router(importlib.import_module(name).router(settings))

@@ -16,7 +16,7 @@ from ...settings import Settings
 from ..sources import CHANGED, InputError, Limit
 
 ENDS = (".gz", ".bz2", ".xz", ".zst")
-STEP = 4 << 10  # bytes of zstd unpacked at once: of a bomb they make a hundred megabytes
+STEP = 512  # bytes of zstd unpacked at once: of a bomb they make 16 MB
 MAGIC = {
     b"PK\x03\x04": "a workbook or a zip",
     b"PAR1": "Parquet",
