@@ -109,6 +109,9 @@ class Protocol(HttpToolsProtocol):
         if self._surplus:
             self._end(BUSY)
             return
+        if self._head > HEAD and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD:
+            self._end(LENGTHY)  # they came whole, perhaps with a body that does not count
+            return
         names = dict(self.headers)
         if len(names) < len(self.headers) and [name for name, _ in self.headers].count(b"host") > 1:
             self._end(TWO_HOSTS)
