@@ -64,8 +64,9 @@ def samples(client: httpx.Client) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
-def test_the_model_in_service(client: httpx.Client, champion: Settings) -> None:
+def test_the_model_in_service(client: httpx.Client, champion: Settings, document: dict[str, Any]) -> None:
     body = client.get("/v1/model").json()
+    jsonschema.validate(body, document["components"]["schemas"]["Model"])
     bundle = Registry(champion).load("champion")
     assert body["version"] == bundle.version
     assert body["alias"] == "champion"
