@@ -330,7 +330,7 @@ def test_refusals_of_cold_routes_are_problem_documents(client: httpx.Client) -> 
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == status
-    assert client.post("/health/live").headers["allow"] == "GET"
+    assert client.post("/health/live").headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 def test_head_and_options_of_cold_routes(client: httpx.Client) -> None:

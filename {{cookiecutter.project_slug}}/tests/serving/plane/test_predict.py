@@ -230,9 +230,9 @@ def test_without_a_champion(empty_client: httpx.Client) -> None:
 
 def test_other_methods(client: httpx.Client) -> None:
     assert client.put(PATH).status_code == 405
-    assert client.put(PATH).headers["allow"] == "GET, POST"
+    assert client.put(PATH).headers["allow"] == "GET, HEAD, OPTIONS, POST"
     assert client.options(PATH).status_code == 204
-    assert client.options(PATH).headers["allow"] == "GET, POST"
+    assert client.options(PATH).headers["allow"] == "GET, HEAD, OPTIONS, POST"
 
 
 def test_metrics_count_requests_and_rows(client: httpx.Client, row: dict[str, Any]) -> None:
