@@ -141,15 +141,20 @@ def test_pages_serve_the_exports_and_nothing_else(project: Settings) -> None:
     assert "documents export" in client.get("/documents/").text
     assert client.get("/documents/report.html").status_code == 404
     output.mkdir(parents=True)
-    (output / "index.html").write_text("<style>p { margin: 0 }</style><p>the list</p>", encoding="utf-8")
+    (output / "index.html").write_text(
+        "<style>p { margin: 0 }</style><p style='color: &quot;red&quot;'>the list</p><hr style>", encoding="utf-8"
+    )
     (output / "report.pdf").write_bytes(b"%PDF-")
     (output / "notes.txt").write_text("not a document")
     assert client.get("/documents").url.path == "/documents/"
     answer = client.get("/documents/")
     assert "the list" in answer.text
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
-    sheet = b64encode(sha256(b"p { margin: 0 }").digest()).decode()
-    assert policy["style-src-elem"] == f"'sha256-{sheet}'"
+    sheet, nothing, red = (
+        f"'sha256-{b64encode(sha256(style).digest()).decode()}'" for style in (b"p { margin: 0 }", b"", b'color: "red"')
+    )
+    assert policy["style-src-elem"] == sheet
+    assert policy["style-src-attr"] == f"'unsafe-hashes' {nothing} {red}"
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert client.get("/documents/report.pdf").headers["content-type"] == "application/pdf"
     for path in ("notes.txt", "..%2Fconfig%2Fsettings.toml", "%2e%2e/settings.toml", ".hidden", "figures"):

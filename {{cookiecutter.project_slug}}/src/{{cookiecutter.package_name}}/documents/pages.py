@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Iterable
 from hashlib import sha256
+from html import unescape
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -17,13 +19,14 @@ TYPES = {
     ".pdf": "application/pdf",
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
 }
-# An exported document is one file that holds its own style and pictures; it has no script. Its style sheets are let in
-# by their hashes. What pandoc aligns and Mermaid colours has its style in attributes, for which there are none.
+# An exported document is one file that holds its own style and pictures; it has no script. Its style sheets, and the
+# attributes by which pandoc aligns and Mermaid colours, are let in by their hashes.
 POLICY = (
-    "default-src 'none'; style-src-elem {}; style-src-attr 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; "
+    "default-src 'none'; style-src-elem {}; style-src-attr {}; img-src 'self' data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-SHEET = re.compile(rb"<style[^>]*>(.*?)</style>", re.DOTALL)
+SHEET = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL)
+ATTRIBUTE = re.compile(r"""\sstyle(?:="([^"]*)"|='([^']*)')?(?=[\s/>])""")
 
 
 def router(settings: Settings) -> APIRouter:
@@ -58,6 +61,12 @@ def router(settings: Settings) -> APIRouter:
 
 def headers(html: bytes = b"") -> dict[str, str]:
     """Return the headers of a document, by which a browser takes its own style sheets and nothing else."""
-    hashes = {f"'sha256-{b64encode(sha256(sheet).digest()).decode()}'": None for sheet in SHEET.findall(html)}
-    policy = POLICY.format(" ".join(hashes) or "'none'")
+    text = html.decode()
+    attributes = {unescape(one[1] or one[2] or "") for one in ATTRIBUTE.finditer(text)}
+    given = _hashes(attributes)
+    policy = POLICY.format(_hashes(SHEET.findall(text)) or "'none'", f"'unsafe-hashes' {given}" if given else "'none'")
     return {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+def _hashes(styles: Iterable[str]) -> str:
+    return " ".join(f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'" for style in sorted(set(styles)))
