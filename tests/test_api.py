@@ -33,6 +33,7 @@ CHECKS = (*FORM, "negative_data_rejection", "unsupported_method", "allow_header_
 ACCEPTANCE = ("positive_data_acceptance", "negative_data_rejection")  # what must be the answer to good and bad requests
 # Parts of addresses are mostly those in service, so that what is behind them is reached; 413 is a refusal too.
 CONFIG = """
+hooks = "hooks.py"
 [dictionaries]
 model.values = ["bike-demand"]
 version.values = ["VERSION"]
@@ -44,6 +45,15 @@ enabled = false
 [checks]
 positive_data_acceptance.expected-statuses = ["401"]
 negative_data_rejection.expected-statuses = ["REFUSALS"]
+"""
+
+# An empty object or list is written into an address just as a value that is missing, which is none that is forbidden.
+HOOKS = """
+import schemathesis
+
+@schemathesis.hook
+def filter_query(context, query):
+    return all(value not in ({}, []) for value in (query or {}).values())
 """
 
 
@@ -77,6 +87,7 @@ class Caller:
     def __init__(self, python: Path, folder: Path, port: int, contract: dict) -> None:
         self.folder = folder
         (folder / "openapi.json").write_text(json.dumps(contract))
+        (folder / "hooks.py").write_text(HOOKS)
         self.version = contract["info"]["version"]
         self.command = [python.with_name("schemathesis"), "--config-file=schemathesis.toml", "run", "openapi.json"]
         self.command += [f"--url=http://127.0.0.1:{port}", f"--seed={SEED}", "--generation-database=none"]

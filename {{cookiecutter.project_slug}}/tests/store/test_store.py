@@ -91,6 +91,34 @@ def test_nothing_is_lost_while_the_store_is_away(settings: Settings, monkeypatch
         assert log.dropped == 0
 
 
+def test_who_makes_more_than_is_written_waits_but_not_for_a_store_that_is_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(settings) as store:
+        log = events.EventLog(store, interval=0.001, capacity=100)
+        monkeypatch.setattr(log._closing, "wait", lambda _: True)  # the writer ends
+        log._thread.join()
+        made = [events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, b'{"prediction":1.0}') for i in range(11)]
+        log.extend(made[:10])
+        assert not log.behind
+        log.wait()
+        assert queries.counts(store).predictions == 0
+        log.extend(made[10:])
+        assert log.behind
+        log.wait()
+        assert queries.counts(store).predictions == 11
+        assert not log.behind
+        write = log._write
+        monkeypatch.setattr(log, "_write", lambda batch: (_ for _ in ()).throw(ProjectError("away")))
+        log.extend([one._replace(id=f"q{one.id}") for one in made])
+        assert log.behind
+        log.wait()
+        assert not log.behind
+        monkeypatch.setattr(log, "_write", write)
+        log.close()
+        assert queries.counts(store).predictions == 22
+
+
 def test_a_full_queue_drops_and_counts(settings: Settings) -> None:
     with Store(settings) as store:
         log = events.EventLog(store, interval=3600, capacity=2)

@@ -86,7 +86,7 @@ class EventLog:
         self._interval = interval
         self._capacity = capacity
         self._queue: deque[Event] = deque()
-        self._writing = threading.Lock()
+        self._writing, self._away = threading.Lock(), False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
         self._thread.start()
@@ -104,6 +104,11 @@ class EventLog:
             self._queue.extend(events)
         else:
             self.dropped += len(events)
+
+    @property
+    def behind(self) -> bool:
+        """Whether events come faster than they are written; while the store is away nobody has to wait for it."""
+        return len(self._queue) > self._capacity // 10 and not self._away
 
     def wait(self) -> None:
         """Write now if much is queued: who makes many events in a thread must not make them faster than that."""
@@ -138,7 +143,9 @@ class EventLog:
                 batch = [self._queue.popleft() for _ in range(min(len(self._queue), 5_000))]
                 try:
                     self._write(batch)
+                    self._away = False
                 except ProjectError:
+                    self._away = True
                     self._queue.extendleft(reversed(batch))
                     raise
 

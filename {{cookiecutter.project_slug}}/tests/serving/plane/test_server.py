@@ -19,6 +19,7 @@ from project.serving import plane, server
 from project.settings import Settings
 from project.store import queries
 from project.store.database import Store
+from project.store.events import EventLog
 
 PATH = "/v1/predict"
 
@@ -130,6 +131,18 @@ def test_a_body_that_is_cut_into_pieces_wrongly_is_refused(client: httpx.Client,
             assert json.loads(found[-1][2])["code"] == "malformed"
             assert connection.recv(1) == b""
     assert client.post(PATH, json={"row": row}).status_code == 200
+
+
+def test_predictions_are_made_no_faster_than_they_are_logged(
+    client: httpx.Client, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = list[bool]()
+    monkeypatch.setattr(EventLog, "wait", lambda log: waited.append(True))
+    assert client.post(PATH, json={"row": row}).status_code == 200
+    assert not waited
+    monkeypatch.setattr(EventLog, "behind", True)
+    assert client.post(PATH, json={"row": row}).status_code == 200
+    assert waited
 
 
 @pytest.mark.parametrize("head", [b"GET /health/live?%s", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: %s"])

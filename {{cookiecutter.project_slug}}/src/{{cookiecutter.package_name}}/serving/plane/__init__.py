@@ -58,7 +58,7 @@ class Plane:
         champion = self.champion()
         if self._state.tried and not named:
             return self._with_others(champion, call, asked)
-        if champion.fast and len(call.body) <= INLINE:
+        if champion.fast and len(call.body) <= INLINE and not self._state.events.behind:
             return _predict(champion, call, asked)
         return self.apart(self._many if champion.batches else self._one, _predict, champion, call, asked)
 
@@ -67,7 +67,7 @@ class Plane:
         if canary and not chosen(canary.alias, call.headers.get(SESSION) or call.body or call.query):
             canary = None
         used = [champion, canary.predictor] if canary else [champion]
-        if all(one.fast for one in used) and len(call.body) <= INLINE:
+        if all(one.fast for one in used) and len(call.body) <= INLINE and not self._state.events.behind:
             return self._tried(champion, call, asked, canary)
         pool = self._many if any(one.batches for one in used) else self._one
         return self.apart(pool, self._tried, champion, call, asked, canary)
@@ -87,6 +87,7 @@ class Plane:
         until = time.perf_counter() + self._patience
 
         def begin() -> Answer:
+            self._state.events.wait()  # predictions are made no faster than they are logged
             return BUSY if time.perf_counter() > until else work(*arguments)
 
         try:
