@@ -252,3 +252,12 @@ def test_what_is_packed_or_typed_wrongly_is_refused_on_every_route(
             assert answer.status_code in (400, 413, 415), (path, headers)
             assert said(answer)
         assert client.post(path, content=gzip.compress(good), headers={"Content-Encoding": "gzip"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/nothing", "/v2/models/a/b/c/d", "/v2/models/none/infer"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_every_refusal_below_v2_has_the_form_of_the_protocol(client: httpx.Client, path: str, method: str) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code in (404, 405)
+    assert list(answer.json()) == ["error"]
+    assert answer.headers["content-type"] == "application/json"

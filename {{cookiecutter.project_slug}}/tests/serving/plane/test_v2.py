@@ -393,15 +393,6 @@ def test_the_contract_describes_what_is_sent(client: httpx.Client, address: str,
     assert {path for path in document["paths"] if path.startswith("/v2")} >= {"/v2", "/v2/models/{model}/infer"}
 
 
-@pytest.mark.parametrize("path", ["/v2/nothing", "/v2/models/a/b/c/d", "/v2/models/none/infer"])
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_every_refusal_below_v2_has_the_form_of_the_protocol(client: httpx.Client, path: str, method: str) -> None:
-    answer = client.request(method, path)
-    assert answer.status_code in (404, 405)
-    assert list(answer.json()) == ["error"]
-    assert answer.headers["content-type"] == "application/json"
-
-
 def test_other_types_of_bodies_are_refused(client: httpx.Client, address: str, body: Body) -> None:
     content = json.dumps(body)
     for kind, status in (("text/plain", 415), ("application/json; charset=utf-8", 200), (None, 200)):
