@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from project.dashboard.pages import router, vega
+from project.serving.app import Service
 from project.serving.pages import application
 from project.settings import Settings
 
@@ -57,6 +58,16 @@ def test_redirects_name_no_host_which_a_proxy_may_have_another_of(settings: Sett
             assert answer.is_redirect
             assert "//" not in answer.headers["location"]
         assert http.get("/status/").status_code == 404
+
+
+def test_wrong_methods_are_told_which_are_right(settings: Settings) -> None:
+    with TestClient(Service(settings, ["project.dashboard.pages"]), "http://localhost") as http:
+        assert http.options("/status").status_code == 204
+        for path in ("/status", "/status/runs/none"):
+            answer = http.post(path)
+            assert (answer.status_code, answer.json()["code"]) == (405, "method")
+            assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+        assert http.post("/nowhere").status_code == 404
 
 
 def test_the_page_keeps_its_own_policy(busy: Settings) -> None:

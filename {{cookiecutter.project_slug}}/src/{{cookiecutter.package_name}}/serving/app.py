@@ -97,15 +97,15 @@ class Service:
         headers, started = dict(scope["headers"]), time.perf_counter()
         found, method = self._find(scope["path"]), scope["method"]
         route = found and found.methods.get("GET" if method == "HEAD" else method)
-        declared = route or (found and next(iter(found.methods.values())))
-        form = declared.form if declared else self._forms.get(_root(scope["path"]))
-        if not found and form is None and method in ("GET", "HEAD"):
-            refusal = self.guard.admit(method, "read", headers, page=True)
+        form = self.form(scope["path"])
+        if not found and form is None:
+            refusal = self.guard.admit(method, "read", headers, page=method in ("GET", "HEAD"))
             if isinstance(refusal, str):
                 await self._page(scope, receive, send, self.shared(headers))
                 return
             answer: Answer | None = refusal
         else:
+            declared = route or (found and next(iter(found.methods.values())))
             needed = declared.scope if declared else "read"
             answer = await self._general(scope, receive, found, route, needed, headers)
         if answer is None:
@@ -185,6 +185,11 @@ class Service:
         value = headers.get(b"x-request-id")
         echoed = ((b"x-request-id", value),) if value and SAFE_ID.fullmatch(value) else ()
         return (*self.guard.shared(headers), *echoed)
+
+    def form(self, path: str) -> Form | None:
+        """Return in which form a request to an address is refused; None for problem documents."""
+        found = self._find(path)
+        return next(iter(found.methods.values())).form if found else self._forms.get(_root(path))
 
     def _traffic(self) -> list[Traffic]:
         """Return the requests since the last time that the log keeps."""

@@ -178,7 +178,8 @@ class Protocol(HttpToolsProtocol):
         """Answer, and close the connection; where an answer has begun or another has to come before, only that."""
         self._closing = True
         if self._unanswered():
-            self._write(formed(answer, self._short[1].form) if self._short else answer, ())
+            path = (self.url or b"").partition(b"?")[0].decode("latin-1")  # none before the first line is there
+            self._write(formed(answer, self.service.form(path)), ())
         else:
             self.transport.close()
 

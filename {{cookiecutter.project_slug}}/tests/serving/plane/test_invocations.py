@@ -188,6 +188,13 @@ def test_a_column_of_a_csv_given_twice_is_refused(client: httpx.Client, many: Ro
     assert (answer.status_code, answer.json()["message"]) == (400, "the first line must name the columns, each once")
 
 
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/nothing", "/ping", "/version", "/version/nothing"])
+def test_what_is_asked_wrongly_is_refused_in_mlflows_form(client: httpx.Client, path: str) -> None:
+    answer = client.delete(path)
+    assert answer.status_code == (404 if "nothing" in path else 405)
+    assert set(answer.json()) == {"error_code", "message"}
+
+
 def test_too_many_rows(champion: Settings, serving: Any, many: Rows) -> None:
     few = champion.model_copy(update={"serving": champion.serving.model_copy(update={"max_rows": 3})})
     with serving(few) as client:

@@ -346,6 +346,33 @@ def test_workers_share_the_port_and_add_up_their_metrics(champion: Settings, row
         assert queries.counts(store).predictions == 30
 
 
+@pytest.mark.parametrize(("path", "form"), [("/v2/models/bikes/infer", "error"), ("/invocations", "message")])
+def test_what_a_connection_refuses_has_the_form_of_its_protocol(
+    champion: Settings, serving: Any, monkeypatch: pytest.MonkeyPatch, path: str, form: str
+) -> None:
+    monkeypatch.setattr(server, "LOOK", 0.05)
+    few = champion.serving.model_copy(update={"body_seconds": 0.2, "max_connections": 1})
+    with serving(champion.model_copy(update={"serving": few})) as client:
+        refused = [
+            (request(b"{}", "Host: localhost", path=path), 400),
+            (request(b"{}", f"X-A: {'a' * 70_000}", path=path), 431),
+            (request(b"{}", path=path)[:-1], 408),
+            (f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n".encode(), 400),
+        ]
+        for sent, status in refused:
+            with connected(client) as connection:
+                connection.sendall(sent)
+                found, _, body = answers(connection, 1)[0]
+                assert (found, form in json.loads(body)) == (status, True)
+                assert connection.recv(1) == b""
+        with connected(client) as held, connected(client) as late:
+            held.sendall(request(b"", method="GET", path="/health/live"))
+            assert answers(held, 1)[0][0] == 200
+            late.sendall(request(b"{}", path=path))
+            status, headers, body = answers(late, 1)[0]
+            assert (status, headers["retry-after"], form in json.loads(body)) == (503, "1", True)
+
+
 def test_two_hosts_are_refused(client: httpx.Client) -> None:
     for path in ("/v1/model", "/nothing"):
         with connected(client) as connection:

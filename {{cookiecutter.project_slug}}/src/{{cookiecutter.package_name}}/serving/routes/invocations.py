@@ -57,7 +57,7 @@ def routes(state: State) -> Routes:
         ("POST", "/invocations"): Route(handle, "predict", form=error),
         ("GET", "/ping"): Route(ping, "open", form=error),
         ("GET", "/health"): Route(ping, "open", form=error),
-        ("GET", "/version"): Route(lambda _: Answer(200, PROTOCOL, TEXT), "open"),
+        ("GET", "/version"): Route(lambda _: Answer(200, PROTOCOL, TEXT), "open", form=error),
     }
 
 

@@ -79,10 +79,8 @@ def routes(state: State) -> Routes:
 
     def infer(call: Call) -> Answer | Awaitable[Answer]:
         if call.kind() not in (JSON, BINARY):
-            raise Refused(problem(415, "content-type", "send the body as application/json, or without Content-Type"))
-        champion(data, slug, call.parts)
-        if call.kind() not in (JSON, BINARY):
             raise Refused(WRONG_TYPE)
+        champion(data, slug, call.parts)
         return data.answer(call, Asked(call, slug, most), named="version" in call.parts)
 
     def model(call: Call) -> Answer:
