@@ -87,6 +87,13 @@ def test_doctor_says_what_is_open_to_whom(run: Run) -> None:
     assert "warn" not in said
 
 
+def test_doctor_warns_of_a_proxy_that_opens_the_service_to_all(run: Run) -> None:
+    for names, warned in (('["localhost"]', False), ('["api.example.com"]', True), ('["*"]', True)):
+        assert ("whoever reaches a proxy" in doctor(run("doctor", trusted_hosts=names))) is warned
+    run("key", "create", "a", "--scope", "predict")
+    assert "warn" not in doctor(run("doctor"))
+
+
 def test_doctor_warns_of_what_is_seldom_meant(run: Run) -> None:
     key = run("key", "create", "boss", "--scope", "admin").stdout.split("_")[1]
     soon = run("key", "create", "soon", "--scope", "read", "--expires", "7").stdout.split("_")[1]

@@ -271,6 +271,20 @@ def test_only_hosts_that_are_named_are_answered(champion: Settings, serving: Any
             assert client.get("/health/live", headers={"Host": bad}).status_code == 200
 
 
+def test_what_a_proxy_says_of_the_caller_changes_nothing(champion: Settings, serving: Any) -> None:
+    headers = bearer(new_key(champion, "read", rate=0.01)[1])
+    said = {"Forwarded": "for={0};host=a.example.com;proto=https", "X-Forwarded-For": "{0}", "X-Real-IP": "{0}"}
+    said |= {"X-Forwarded-Host": "a.example.com", "X-Forwarded-Proto": "https"}
+    with serving(change(champion, trusted_hosts=("a.example.com", "b.example.com"))) as client:
+        found = []
+        for number, host in enumerate(("evil.example", "a.example.com", "b.example.com", "a.example.com")):
+            forwarded = {name: value.format(f"192.0.2.{number}") for name, value in said.items()}
+            answer = client.get("/v1/model", headers={"Host": host, **headers, **forwarded})
+            assert "strict-transport-security" not in answer.headers
+            found.append(answer.status_code)
+    assert found == [400, 200, 429, 429]
+
+
 @pytest.mark.parametrize("locked", [False, True])
 def test_on_loopback_a_website_cannot_pass_itself_off_as_this_machine(
     champion: Settings, serving: Any, locked: bool

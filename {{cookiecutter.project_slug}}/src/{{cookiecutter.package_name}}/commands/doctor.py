@@ -116,10 +116,12 @@ def _service(settings: Settings) -> Iterator[str]:
 
 def _risks(settings: Settings, active: Sequence[Key], now: datetime) -> Iterator[Risk]:
     """Say what the service allows, though it is seldom meant."""
-    from ..serving.security.exposure import loopback
+    from ..serving.security.exposure import LOCAL, loopback
     from ..serving.security.origins import ANY
 
     serving = settings.serving
+    if loopback(serving.host) and not (active or serving.issuer or set(serving.trusted_hosts) <= set(LOCAL)):
+        yield Risk("whoever reaches a proxy on this machine needs no key: make one with `key create NAME --scope ...`")
     if not serving.tls_certificate and not loopback(serving.host):
         yield Risk("keys and rows cross the network in the clear: set serving.tls_certificate, or a proxy with TLS")
     if serving.issuer.startswith("http://") and not loopback(urlsplit(serving.issuer).hostname or ""):
