@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -351,7 +351,7 @@ def test_what_a_connection_refuses_has_the_form_of_its_protocol(
     champion: Settings, serving: Any, monkeypatch: pytest.MonkeyPatch, path: str, form: str
 ) -> None:
     monkeypatch.setattr(server, "LOOK", 0.05)
-    few = champion.serving.model_copy(update={"body_seconds": 0.2, "max_connections": 1})
+    few = champion.serving.model_copy(update={"body_seconds": 1.0, "max_connections": 1})
     with serving(champion.model_copy(update={"serving": few})) as client:
         refused = [
             (request(b"{}", "Host: localhost", path=path), 400),
@@ -364,7 +364,8 @@ def test_what_a_connection_refuses_has_the_form_of_its_protocol(
                 connection.sendall(sent)
                 found, _, body = answers(connection, 1)[0]
                 assert (found, form in json.loads(body)) == (status, True)
-                assert connection.recv(1) == b""
+                with suppress(ConnectionResetError):  # more was sent than was read
+                    assert connection.recv(1) == b""
         with connected(client) as held, connected(client) as late:
             held.sendall(request(b"", method="GET", path="/health/live"))
             assert answers(held, 1)[0][0] == 200
