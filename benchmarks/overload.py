@@ -27,7 +27,7 @@ from soak import tell
 FULL = 20.0  # seconds of a load that is written down
 TIMES = 3  # the load beside capacity
 LOADS = {"100 rows": 100, "1,000 rows": 1_000}
-CONNECTIONS, WAITING = 1_500, 32  # of the load, and of the callers who wait
+CONNECTIONS, WAITING = 3_000, 32  # of the load, and of the callers who wait
 PROBES, PATIENCE, TICK = 100, 60.0, 0.001  # single requests; seconds for all that is outstanding, and between looks
 
 Outcome = tuple[str, float]  # answered, refused or failed, and the seconds since it was due

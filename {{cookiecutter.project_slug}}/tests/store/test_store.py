@@ -101,18 +101,22 @@ def test_who_makes_more_than_is_written_waits_but_not_for_a_store_that_is_away(
         made = [events.Prediction(f"p{i}", 1_700_000_000.0, "v1", 1.0, ROW, b'{"prediction":1.0}') for i in range(11)]
         log.extend(made[:10])
         assert not log.behind
-        log.wait()
+        assert log.wait(9)
         assert queries.counts(store).predictions == 0
         log.extend(made[10:])
         assert log.behind
-        log.wait()
+        assert not log.wait(0)  # no time to write
+        with log._writing:
+            assert not log.wait(0.001)  # another thread writes for longer than that
+        assert queries.counts(store).predictions == 0
+        assert log.wait(9)
         assert queries.counts(store).predictions == 11
         assert not log.behind
         write = log._write
         monkeypatch.setattr(log, "_write", lambda batch: (_ for _ in ()).throw(ProjectError("away")))
         log.extend([one._replace(id=f"q{one.id}") for one in made])
         assert log.behind
-        log.wait()
+        assert log.wait(9)
         assert not log.behind
         monkeypatch.setattr(log, "_write", write)
         log.close()

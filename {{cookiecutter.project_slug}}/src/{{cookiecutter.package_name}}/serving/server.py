@@ -22,6 +22,8 @@ from .app import Service
 SHORT = 262_144  # bytes of a body that is collected here
 LONG = {b"transfer-encoding", b"content-encoding", b"upgrade"}  # with one of these a request is none
 HEAD = 65_536  # bytes of the request line and the headers: the parser itself has no limit
+NEVER = 86_400  # seconds
+LINGER = 1.0  # seconds for a caller to read a refusal while still sending
 LOOK = 1.0  # seconds between looks for silent connections, which is how exact their limits are
 
 LENGTHY = problem(431, "headers", "the address and the headers are too long: send less than 64 kB of them")
@@ -46,6 +48,7 @@ def configuration(app: Any, **more: Any) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=20,  # seconds for requests in flight
+        timeout_keep_alive=NEVER,  # `_look` ends silent connections
         **more,
     )
 
@@ -68,6 +71,7 @@ class Protocol(HttpToolsProtocol):
         self._general = False  # whether that goes the general way
         self._watch: Any = None
         self._closing = False
+        self._over = False  # whether what still comes is thrown away
         self._patience = self.service.settings.serving.wait_seconds
         self._surplus = False  # whether this connection is one more than the service holds
 
@@ -85,6 +89,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, up to a limit of what has to be parsed at once."""
+        if self._over:
+            return
         self._heard = self.loop.time()
         if not self._headed:
             self._head += len(data)
@@ -104,6 +110,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Decide which way the request goes."""
+        if self._over:
+            return
         self._headed = True
         self._surplus = self._surplus and self._full()  # those that came before go on
         if self._surplus:
@@ -137,22 +145,23 @@ class Protocol(HttpToolsProtocol):
         """Collect a piece of the body."""
         if self._short:
             self._body.append(body)
-        elif not self.transport.is_closing():
+        elif not self._over:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Answer, if the request is a short one."""
+        if self._over:
+            return
         self._begun, self._head, self._headed, self._general = None, 0, False, False
         if self._short is None:
-            if not self.transport.is_closing():
-                super().on_message_complete()
+            super().on_message_complete()
             return
         (path, route), self._short = self._short, None
         started = time.perf_counter()
         if isinstance(self._sender, Answer):
             answer: Any = self._sender
-        elif route.scope == "predict" and started - self.service.turned > self._patience:
-            answer = BUSY  # so many came at once that the loop has not come round since
+        elif route.scope == "predict" and started - self.service.turned > self._patience / 2:
+            answer = BUSY  # the loop has not come round since, and when it came in the round before is not known
         else:
             query = self.url.partition(b"?")[2]
             method = self.parser.get_method().decode()
@@ -176,12 +185,28 @@ class Protocol(HttpToolsProtocol):
 
     def _end(self, answer: Answer) -> None:
         """Answer, and close the connection; where an answer has begun or another has to come before, only that."""
-        self._closing = True
+        if self._over:
+            return
+        self._over = self._closing = True
         if self._unanswered():
             path = (self.url or b"").partition(b"?")[0].decode("latin-1")  # none before the first line is there
             self._write(formed(answer, self.service.form(path)), ())
         else:
             self.transport.close()
+
+    def _part(self) -> None:
+        """Close the connection; in the middle of a request only after a while, in which the caller reads the answer.
+
+        What has come and is not read when a connection closes resets it, and may take the answer with it (RFC 9112,
+        section 9.6).
+        """
+        if not self._over:
+            self.transport.close()
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._watch.cancel()
+        self._watch = self.loop.call_later(LINGER, self.transport.close)
 
     def _unanswered(self) -> bool:
         """Say whether the next answer to be sent is the one to the request that is being read."""
@@ -202,7 +227,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"".join(parts))
         self.server_state.total_requests += 1
         if not alive:
-            self.transport.close()
+            self._part()
 
     def _full(self) -> bool:
         return len(self.connections) > self.service.settings.serving.max_connections
@@ -226,7 +251,7 @@ class Protocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """Close the connection if nothing happens on it, or a request does not come to its end."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._over:
             return
         now, settings = self.loop.time(), self.service.settings.serving
         waits = self.cycle is None or self.cycle.response_complete

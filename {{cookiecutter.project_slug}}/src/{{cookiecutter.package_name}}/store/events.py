@@ -24,6 +24,8 @@ from .tables import model_events, predictions, traffic, trials
 LOGGED = ("id", "time", "model_version", "source", "latency_ms", "inputs", "output")
 TRIED = ("prediction_id", "model_version", "role", "time", "latency_ms", "output", "error")
 SHORT, HURRY = 32, 1_000  # rows of a statement, so that a request waits for few; and from how many on that must not be
+BATCH = 5_000  # events of a transaction
+GLANCE = 0.01  # seconds between looks at whether another thread has written enough
 YIELDS = 5  # how much nicer the writer is than what answers requests: it gets a quarter of a core that is full
 
 log = structlog.get_logger(__name__)
@@ -110,13 +112,25 @@ class EventLog:
         """Whether events come faster than they are written; while the store is away nobody has to wait for it."""
         return len(self._queue) > self._capacity // 10 and not self._away
 
-    def wait(self) -> None:
-        """Write now if much is queued: who makes many events in a thread must not make them faster than that."""
-        if len(self._queue) > self._capacity // 10:
-            try:
-                self.flush()
-            except ProjectError:  # they stay queued, and `dropped` counts those that find no place
-                time.sleep(self._interval)
+    def wait(self, seconds: float) -> bool:
+        """Write, a batch at a time, until no more than usual is queued: for threads that make many events.
+
+        Returns:
+            Whether that was so within ``seconds``, or the store is away: the queue then takes what it can.
+        """
+        until = time.monotonic() + seconds
+        while self.behind:
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            if self._writing.acquire(timeout=min(left, GLANCE)):
+                try:
+                    self._some()
+                except ProjectError:  # they stay queued, and `dropped` counts those that find no place
+                    return True
+                finally:
+                    self._writing.release()
+        return True
 
     def gather(self) -> None:
         """Queue what the sources have counted."""
@@ -137,17 +151,25 @@ class EventLog:
         Raises:
             ProjectError: the store cannot be written; the events stay queued.
         """
-        with self._writing:
-            self.gather()
-            while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), 5_000))]
-                try:
-                    self._write(batch)
-                    self._away = False
-                except ProjectError:
-                    self._away = True
-                    self._queue.extendleft(reversed(batch))
-                    raise
+        self.gather()
+        left = True
+        while left:
+            with self._writing:  # even if nothing is queued: another thread may be writing the last of it
+                left = self._some()
+
+    def _some(self) -> bool:
+        """Write a batch, if there is one, and say so; who calls it holds the lock."""
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
+        if not batch:
+            return False
+        try:
+            self._write(batch)
+            self._away = False
+        except ProjectError:
+            self._away = True
+            self._queue.extendleft(reversed(batch))
+            raise
+        return True
 
     def close(self) -> None:
         """Stop the writer and write what is left."""

@@ -137,12 +137,14 @@ def test_predictions_are_made_no_faster_than_they_are_logged(
     client: httpx.Client, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited = list[bool]()
-    monkeypatch.setattr(EventLog, "wait", lambda log: waited.append(True))
+    monkeypatch.setattr(EventLog, "wait", lambda log, seconds: waited.append(0 < seconds <= 1) or len(waited) == 1)
     assert client.post(PATH, json={"row": row}).status_code == 200
     assert not waited
     monkeypatch.setattr(EventLog, "behind", True)
     assert client.post(PATH, json={"row": row}).status_code == 200
-    assert waited
+    late = client.post(PATH, json={"row": row})
+    assert (late.status_code, late.json()["code"]) == (503, "busy")
+    assert waited == [True, True]
 
 
 @pytest.mark.parametrize("head", [b"GET /health/live?%s", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: %s"])
@@ -196,6 +198,11 @@ def test_a_silent_connection_is_closed(champion: Settings, serving: Any, monkeyp
             assert connection.recv(1) == b""
 
 
+def test_only_the_setting_ends_a_silent_connection(champion: Settings) -> None:
+    """The server's own limit of five seconds would come first after answers that go the general way."""
+    assert server.configuration(None).timeout_keep_alive > champion.serving.idle_seconds
+
+
 def test_more_connections_than_it_holds_are_told_to_come_again(champion: Settings, serving: Any, until: Any) -> None:
     few = champion.serving.model_copy(update={"max_connections": 3})
     with serving(champion.model_copy(update={"serving": few})) as client:
@@ -212,6 +219,12 @@ def test_more_connections_than_it_holds_are_told_to_come_again(champion: Setting
                 assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "1", "busy")
                 held[0].sendall(request(b"", method="GET", path="/health/live"))
                 assert answers(held[0], 1)[0][0] == 200
+        with socket.create_connection(address, timeout=30) as late:  # it is told even if it goes on to send
+            late.sendall(request(b"0" * 2_000_000)[:200_000])
+            until(lambda: select.select([late], [], [], 0)[0])
+            late.sendall(b"0" * 1_000_000)
+            late.sendall(b"0" * 1_000_000)
+            assert answers(late, 1)[0][0] == 503
         for one in held:
             one.close()
         until(lambda: httpx.get(f"{client.base_url}/health/live", trust_env=False).status_code == 200)

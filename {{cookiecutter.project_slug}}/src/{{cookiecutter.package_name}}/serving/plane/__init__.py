@@ -87,8 +87,9 @@ class Plane:
         until = time.perf_counter() + self._patience
 
         def begin() -> Answer:
-            self._state.events.wait()  # predictions are made no faster than they are logged
-            return BUSY if time.perf_counter() > until else work(*arguments)
+            # Predictions are made no faster than they are logged, and what cannot be within the time is refused.
+            left = until - time.perf_counter()
+            return work(*arguments) if left > 0 and self._state.events.wait(left) else BUSY
 
         try:
             return await asyncio.get_running_loop().run_in_executor(pool or self._one, begin)

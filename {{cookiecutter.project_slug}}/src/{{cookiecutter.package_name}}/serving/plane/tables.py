@@ -119,7 +119,7 @@ def _made(
         if each:
             REJECTED.labels("http").inc(bad.height)
             made = pl.concat([made, bad], how="diagonal").sort(ROW)
-        state.events.wait()
+        state.events.wait(state.settings.serving.body_seconds)
         yield made.drop(ROW)
 
 
