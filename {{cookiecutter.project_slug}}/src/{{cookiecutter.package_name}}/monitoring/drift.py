@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from scipy.special import chdtri
 
 from ..models.bundle import Bundle
 from ..models.profile import Distribution
@@ -51,6 +50,8 @@ def noise(expected: Counts, actual: Counts) -> float:
     Without drift PSI / (1/n + 1/m) follows a chi-squared distribution with (bins - 1) degrees of freedom
     (B. Yurdakul and J. Naranjo, Statistical properties of the population stability index, 2020).
     """
+    from scipy.special import chdtri  # late: the import takes a third of a second, and without drift nobody needs it
+
     bins = len(_shares(expected, actual)[0])
     if bins < 2 or not np.sum(expected) or not np.sum(actual):
         return 0.0
@@ -68,8 +69,9 @@ def _compare(name: str, known: Distribution, now: Distribution, limits: Monitori
     labels = [*known.labels(), "missing"]
     expected, actual = np.array([*known.counts, known.missing]), np.array([*now.counts, now.missing])
     before, after = expected / max(1, known.rows), actual / max(1, now.rows)
-    value, chance = psi(expected, actual), noise(expected, actual)
-    state = judge(value, limits.psi_warning, limits.psi_alert, proven=value > chance)
+    value = psi(expected, actual)
+    chance = noise(expected, actual) if value > limits.psi_warning else None
+    state = judge(value, limits.psi_warning, limits.psi_alert, proven=chance is not None and value > chance)
     note = f"PSI {value:.3f} over {now.rows} rows"
     if state != "ok":
         most = int(np.argmax(np.abs(after - before)))
@@ -81,9 +83,10 @@ def _compare(name: str, known: Distribution, now: Distribution, limits: Monitori
         "labels": [labels[place] for place in shown],
         "expected": before[shown].round(6).tolist(),
         "actual": after[shown].round(6).tolist(),
-        "chance": round(chance, 6),
         "note": note,
     }
+    if chance is not None:
+        detail["chance"] = round(chance, 6)
     if known.type == "categorical":
         detail["new"] = round(float(after[-2]), 6) if not known.counts[-1] else None
     elif sum(known.counts) and sum(now.counts):

@@ -16,6 +16,7 @@ import polars as pl
 from sqlalchemy import Connection, delete, select, update
 
 from ..models.bundle import Bundle
+from ..monitoring import drift, quality, worst
 from ..settings import Monitoring
 from ..signature import Signature
 from ..store import bulk
@@ -145,8 +146,6 @@ def monitor(limits: Monitoring, bundle: Bundle, folder: Path, content: Json) -> 
         over how many ``rows``, and those that ``found`` something, with one sentence each.
     """
     watch = Watch()
-    from ..monitoring import drift, quality, worst  # late: with scipy
-
     frame, size = _sample(bundle.signature, folder, content)
     rows = content["rows"]
     checks = drift.check(bundle, frame, limits)
@@ -172,8 +171,8 @@ def _sample(signature: Signature, folder: Path, content: Json) -> tuple[pl.DataF
     columns = [pl.col(renamed(column.name, outputs)).alias(column.name) for column in signature.inputs]
     columns += [pl.col(name) for name in outputs]
     empty = pl.DataFrame(schema=[*signature.by_name, *outputs])
-    tables = [pl.scan_parquet(folder / entry["path"]).select(columns).gather_every(every).collect() for entry in taken]
-    return pl.concat(tables) if tables else empty, sum(entry["bytes"] for entry in taken)
+    tables = [pl.scan_parquet(folder / entry["path"]).select(columns).gather_every(every) for entry in taken]
+    return pl.concat(pl.collect_all(tables)) if tables else empty, sum(entry["bytes"] for entry in taken)
 
 
 def trace(
