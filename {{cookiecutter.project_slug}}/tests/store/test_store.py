@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -114,7 +115,7 @@ def test_who_makes_more_than_is_written_waits_but_not_for_a_store_that_is_away(
         assert not log.behind
         write = log._write
         monkeypatch.setattr(log, "_write", lambda batch: (_ for _ in ()).throw(ProjectError("away")))
-        log.extend([one._replace(id=f"q{one.id}") for one in made])
+        log.extend([msgspec.structs.replace(one, id=f"q{one.id}") for one in made])
         assert log.behind
         assert log.wait(9)
         assert not log.behind

@@ -37,6 +37,7 @@ class Scorer:
         signature: the bundle's signature.
         row: the class of a decoded row (see `validation.row_type`).
         fast: whether one row takes less than a millisecond; known after `warm`.
+        steady: whether a row's outputs are the same bits whichever rows it is scored with.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -53,6 +54,7 @@ class Scorer:
         self._transform = _transform(bundle)
         self._runtime = load(bundle)
         self._direct = self._runtime if isinstance(self._runtime, MatrixRuntime) and not self._transform else None
+        self.steady = self._direct is not None and self._direct.steady
         if self._direct:
             places = {column.name: n for n, column in enumerate(self.signature.inputs)}
             self._matrix = Matrix(self.signature, self._direct.numeric, self._direct.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -71,6 +71,43 @@ class Answer(msgspec.Struct, gc=False):
     kind: bytes = JSON
     headers: Headers = API
     stream: Iterator[bytes] | None = None
+
+
+class Coming:
+    """An answer that is made together with those to other requests, before the loop waits for more of them.
+
+    Args:
+        settle: makes them.
+    """
+
+    __slots__ = ("_send", "answer", "settle")
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self.settle = settle
+        self.answer: Answer | None = None
+        self._send: Callable[[Answer], None] | None = None
+
+    def give(self, answer: Answer) -> None:
+        """Be answered."""
+        self.answer = answer
+        if self._send:
+            self._send(answer)
+
+    def then(self, send: Callable[[Answer], None]) -> None:
+        """Have the answer sent as soon as it is there."""
+        self._send = send
+        if self.answer:
+            send(self.answer)
+
+    def __await__(self) -> Generator[None, None, Answer]:
+        """Return the answer; who waits here does not wait for others."""
+        return self._ready().__await__()
+
+    async def _ready(self) -> Answer:
+        if self.answer is None:
+            self.settle()
+        assert self.answer
+        return self.answer
 
 
 class Refused(Exception):

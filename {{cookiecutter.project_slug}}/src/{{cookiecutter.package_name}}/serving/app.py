@@ -21,7 +21,21 @@ from ..store.events import Traffic
 from ..telemetry.metrics import Tally
 from ..telemetry.traces import Tracer
 from . import body, openapi, routes
-from .answers import FAILED, NOWHERE, PAGE, Answer, Call, Form, Headers, Refused, Route, Scope, formed, wrong_method
+from .answers import (
+    FAILED,
+    NOWHERE,
+    PAGE,
+    Answer,
+    Call,
+    Coming,
+    Form,
+    Headers,
+    Refused,
+    Route,
+    Scope,
+    formed,
+    wrong_method,
+)
 from .security import Guard
 from .state import State
 
@@ -157,6 +171,8 @@ class Service:
         except Exception:
             log.exception("request failed", path=path)
             answer = FAILED
+        if isinstance(answer, Coming):
+            return answer
         if not isinstance(answer, Answer):
             return _awaited(path, call, answer)
         if call.trace:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .answers import API, BUSY, Answer, Call, Headers, Route, formed, problem
+from .answers import API, BUSY, Answer, Call, Coming, Headers, Route, formed, problem
 from .app import Service
 
 SHORT = 262_144  # bytes of a body that is collected here
@@ -63,6 +64,7 @@ class Protocol(HttpToolsProtocol):
         self._short: tuple[str, Route] | None = None
         self._names: dict[bytes, bytes] = {}
         self._sender: str | Answer = ""
+        self._coming: Coming | None = None  # the answer to the request before the one that is read
         self._body: list[bytes] = []
         self._heard = 0.0
         self._head = 0  # bytes that came while the headers were not whole
@@ -104,7 +106,9 @@ class Protocol(HttpToolsProtocol):
         self._end(UNREADABLE)
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Begin a request, when the one before is answered."""
+        if self._coming:
+            self._coming.settle()
         super().on_message_begin()
         self._begun = self._heard
 
@@ -169,12 +173,24 @@ class Protocol(HttpToolsProtocol):
             answer = self.service.respond(
                 path, route, Call(method, body, self._names, query, started, {}, None, self._sender)
             )
-        if isinstance(answer, Answer) and answer.stream is None:
-            answer = formed(answer, route.form)
-            self._write(answer, self.service.shared(self._names))
-            self.service.count(path, answer.status, time.perf_counter() - started)
+        if isinstance(answer, Coming):
+            self._coming = answer
+            answer.then(partial(self._finish, path, route, started, self._lasting()))
+        elif isinstance(answer, Answer) and answer.stream is None:
+            self._finish(path, route, started, self._lasting(), answer)
         else:
             self._later(path, route, answer, started)
+
+    def _lasting(self) -> bool:
+        """Say whether the caller wants to send another request after the one that has just come to its end."""
+        return bool(self.parser.should_keep_alive()) and self.parser.get_http_version() == "1.1"
+
+    def _finish(self, path: str, route: Route, started: float, lasting: bool, answer: Answer) -> None:
+        """Send an answer, if there is still a caller."""
+        self._coming, answer = None, formed(answer, route.form)
+        if not self.transport.is_closing():
+            self._write(answer, self.service.shared(self._names), lasting and not self._closing)
+        self.service.count(path, answer.status, time.perf_counter() - started)
 
     def _later(self, path: str, route: Route, answer: Any, started: float) -> None:
         """Let ASGI send an answer that is not ready yet, or comes piece by piece."""
@@ -187,10 +203,12 @@ class Protocol(HttpToolsProtocol):
         """Answer, and close the connection; where an answer has begun or another has to come before, only that."""
         if self._over:
             return
+        if self._coming:
+            self._coming.settle()
         self._over = self._closing = True
         if self._unanswered():
             path = (self.url or b"").partition(b"?")[0].decode("latin-1")  # none before the first line is there
-            self._write(formed(answer, self.service.form(path)), ())
+            self._write(formed(answer, self.service.form(path)), (), lasting=False)
         else:
             self.transport.close()
 
@@ -215,18 +233,17 @@ class Protocol(HttpToolsProtocol):
             return cycle.more_body and not cycle.response_started and not self.pipeline
         return cycle is None or bool(cycle.response_complete)
 
-    def _write(self, answer: Answer, shared: Headers) -> None:
-        alive = not self._closing and self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
+    def _write(self, answer: Answer, shared: Headers, lasting: bool) -> None:
         common = COMMON if answer.headers is API else _lines(answer.headers)
         dated = self.server_state.default_headers  # another list each second
         if dated is not self.service.dated[0]:
             self.service.dated = dated, _lines(dated)
         named = (STATUS[answer.status], answer.kind, len(answer.body), self.service.dated[1])
-        last = b"\r\n" if alive else b"connection: close\r\n\r\n"
+        last = b"\r\n" if lasting else b"connection: close\r\n\r\n"
         parts = (b"%scontent-type: %s\r\ncontent-length: %d\r\n%s" % named, common, _lines(shared), last, answer.body)
         self.transport.write(b"".join(parts))
         self.server_state.total_requests += 1
-        if not alive:
+        if not lasting:
             self._part()
 
     def _full(self) -> bool:
@@ -234,6 +251,8 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End once the request at hand is answered."""
+        if self._coming:
+            self._coming.settle()
         if self._short is None:
             super().shutdown()
         else:

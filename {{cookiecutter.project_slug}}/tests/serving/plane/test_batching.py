@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,8 @@ import pytest
 
 from project.models.importing import import_model
 from project.models.registry import CHAMPION, Registry
-from project.serving.plane.batching import Batcher
+from project.serving.answers import FAILED, Answer, Call, Coming, Refused
+from project.serving.plane.batching import Batcher, Turn
 from project.settings import Settings
 from project.store import queries
 from project.store.database import Store
@@ -63,6 +65,106 @@ def test_one_that_fails_takes_no_neighbour_down(until: Any) -> None:
     assert found[0] == [4]
     assert isinstance(found[1], ValueError)
     assert found[2] == [8]
+
+
+REFUSAL = Answer(422, b"refused")
+
+
+class Numbers:
+    """A predictor that doubles numbers, cannot do 13, and writes down what it scored at once and counted."""
+
+    def __init__(self, batches: bool = True) -> None:
+        self.batches, self.scored, self.counted = batches, list[list[int]](), 0
+
+    def score(self, rows: Sequence[int]) -> list[int]:
+        self.scored.append(list(rows))
+        if 13 in rows:
+            raise ValueError("thirteen")
+        return [2 * row for row in rows]
+
+    def count(self, rows: int) -> None:
+        self.counted += rows
+
+    def logged(self, rows: Sequence[int], outputs: list[int], started: float) -> Any:
+        return list(zip(map(str, rows), outputs, strict=True))
+
+
+class Question:
+    """Asks for numbers; a negative one is refused, and so much is none."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+
+    def rows(self, predictor: Any) -> Sequence[int]:
+        if min(self.numbers) < 0:
+            raise Refused(REFUSAL)
+        return self.numbers
+
+    def answer(self, predictor: Any, made: Any) -> Answer:
+        return Answer(200, repr([output for _, output in made]).encode())
+
+
+def alone(predictor: Any, call: Call, asked: Any) -> Answer:
+    rows = asked.rows(predictor)
+    made = predictor.logged(rows, predictor.score(rows), call.started)
+    predictor.count(len(rows))
+    return asked.answer(predictor, made)
+
+
+def turned(questions: Sequence[tuple[Any, Question]], most: int = 64) -> list[bytes]:
+    """Ask everything in one turn of a loop, and return the answers after it."""
+
+    async def main() -> list[bytes]:
+        turn = Turn(alone, most)
+        coming = [turn.join(predictor, Call("POST", b"", {}, b"", 0.0), asked) for predictor, asked in questions]
+        assert not any(one.answer for one in coming[len(coming) // most * most :])
+        await asyncio.sleep(0)
+        return [one.answer.body for one in coming if one.answer]
+
+    return asyncio.run(main())
+
+
+def test_what_comes_in_a_turn_is_answered_together() -> None:
+    model = Numbers()
+    assert turned([(model, Question(1)), (model, Question(2, 3)), (model, Question(4))]) == [b"[2]", b"[4, 6]", b"[8]"]
+    assert (model.scored, model.counted) == ([[1, 2, 3, 4]], 4)
+
+
+def test_a_model_that_does_not_gain_scores_one_by_one() -> None:
+    model = Numbers(batches=False)
+    assert turned([(model, Question(1)), (model, Question(2, 3))]) == [b"[2]", b"[4, 6]"]
+    assert (model.scored, model.counted) == ([[1], [2, 3]], 3)
+
+
+def test_a_turn_has_its_limit() -> None:
+    model = Numbers()
+    assert turned([(model, Question(n)) for n in range(5)], most=2) == [b"[0]", b"[2]", b"[4]", b"[6]", b"[8]"]
+    assert model.scored == [[0, 1], [2, 3], [4]]
+
+
+def test_one_that_is_refused_or_fails_takes_no_neighbour_down() -> None:
+    model = Numbers()
+    assert turned([(model, Question(-1)), (model, Question(2)), (model, Question(3))]) == [b"refused", b"[4]", b"[6]"]
+    assert model.scored == [[2, 3]]
+    assert turned([(model, Question(-1)), (model, Question(-2))]) == [b"refused", b"refused"]
+    found = turned([(model, Question(1)), (model, Question(13)), (model, Question(2))])
+    assert found == [b"[2]", FAILED.body, b"[4]"]
+    assert model.counted == 4
+
+
+def test_each_is_answered_by_the_version_that_was_in_service_when_it_came() -> None:
+    before, after = Numbers(), Numbers()
+    questions = [(before, Question(1)), (before, Question(2)), (after, Question(3)), (after, Question(4))]
+    assert turned(questions) == [b"[2]", b"[4]", b"[6]", b"[8]"]
+    assert (before.scored, after.scored) == ([[1, 2]], [[3, 4]])
+
+
+def test_who_cannot_wait_for_the_turn_gets_the_answer_at_once() -> None:
+    async def main() -> Answer:
+        coming: Coming = Turn(alone, 64).join(Numbers(), Call("POST", b"", {}, b"", 0.0), Question(1))
+        return await coming
+
+    assert asyncio.run(main()).body == b"[2]"
 
 
 @pytest.fixture

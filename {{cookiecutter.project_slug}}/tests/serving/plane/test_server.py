@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 
 from project.serving import plane, server
+from project.serving.plane.predictor import Predictor
 from project.settings import Settings
 from project.store import queries
 from project.store.database import Store
@@ -89,6 +90,25 @@ def test_many_requests_in_one_piece_are_answered_in_order(client: httpx.Client, 
     with connected(client) as connection:
         connection.sendall(b"".join(kinds) * 5)
         assert [answer[0] for answer in answers(connection, 20)] == [200, 200, 422, 200] * 5
+
+
+def test_requests_of_the_same_moment_each_get_their_own_answer(client: httpx.Client, row: dict[str, Any]) -> None:
+    """The same bits as alone, whatever the neighbours are; and somebody leaves without waiting."""
+    bodies = [json.dumps({"row": row | {"staff": place % 6}}).encode() for place in range(40)]
+    alone = [client.post(PATH, content=body).json()["prediction"] for body in bodies[:6]]
+    bodies[7], bodies[20] = b'{"row": {}}', b"{"
+    with ExitStack() as stack:
+        callers = [stack.enter_context(connected(client)) for _ in bodies]
+        for caller, body in zip(callers, bodies, strict=True):
+            caller.sendall(request(body))
+        callers[3].close()
+        found = [answers(caller, 1)[0] for caller in callers[:3] + callers[4:]]
+    statuses = [status for status, _, _ in found]
+    assert (statuses[6], statuses[19], set(statuses[:6] + statuses[7:19] + statuses[20:])) == (422, 400, {200})
+    told = [json.loads(body).get("prediction") for _, _, body in found]
+    told.insert(3, alone[3])
+    expected = [None if place in (7, 20) else alone[place % 6] for place in range(40)]
+    assert told == expected
 
 
 def test_a_request_in_pieces(client: httpx.Client, row: dict[str, Any]) -> None:
@@ -269,7 +289,7 @@ def test_requests_that_waited_too_long_are_refused(
     """Whether they wait for a thread, or for the loop, which one of them holds up."""
     hasty = champion.serving.model_copy(update={"wait_seconds": 0.5})
     go, begun, queued = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
-    predict, clock, passed = plane._predict, time.perf_counter, [0.0]
+    predict, clock, passed = Predictor.predict, time.perf_counter, [0.0]
 
     class Pool(ThreadPoolExecutor):
         def submit(self, *work: Any) -> Any:
@@ -288,7 +308,7 @@ def test_requests_that_waited_too_long_are_refused(
         for in_a_thread in (True, False):
             go.clear()
             with monkeypatch.context() as patch, connected(client) as first, connected(client) as second:
-                patch.setattr(plane, "_predict", slow)
+                patch.setattr(Predictor, "predict", slow)
                 first.sendall(request(many) if in_a_thread else request(one) * 2)
                 assert begun.acquire(timeout=30)
                 if in_a_thread:

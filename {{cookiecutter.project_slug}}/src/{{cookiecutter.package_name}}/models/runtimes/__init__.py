@@ -43,11 +43,13 @@ class MatrixRuntime(Runtime, Protocol):
         numeric: the features, in the order of the matrix.
         text: the text columns.
         dtype: of the matrix: float32 or float64.
+        steady: whether a row's outputs are the same bits whichever rows it is scored with.
     """
 
     numeric: tuple[Feature, ...]
     text: tuple[str, ...]
     dtype: np.dtype[Any]
+    steady: bool
 
     def single(self, numbers: Sequence[float]) -> Outputs | None:
         """Score one row of numbers, NaN for missing; None if that takes `run`, as it does for every row with text."""

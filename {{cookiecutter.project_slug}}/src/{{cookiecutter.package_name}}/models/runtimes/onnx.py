@@ -36,8 +36,9 @@ class OnnxRuntime:
         text: its text columns.
         probabilities: whether the second output holds class probabilities.
         dtype: of the numeric matrix: float32 or float64.
-
     """
+
+    steady = False  # how a matrix is multiplied depends on its rows
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ import io
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from ctypes import c_float
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16  # rows times trees that are looked up at a time: as much as a processor core keeps at hand
 FEW = 16  # rows up to which whole numbers of Python are faster than arrays
 MERGED = 1 << 18  # bytes of a table of several features
+WIDE = 256  # values that a byte tells apart
 
 # The exponential of a large number is infinite, and a probability 0 then; to say so costs more than the row.
 warnings.filterwarnings("ignore", "overflow encountered in exp", RuntimeWarning)
@@ -81,6 +83,8 @@ class TreesRuntime:
         dtype: of the matrix.
     """
 
+    steady = True
+
     def __init__(self, tables: Tables) -> None:
         """Prepare the tables: whole numbers for few rows, small tables put together for many."""
         self.numeric, self.text, self.dtype = tuple(tables.features), (), np.dtype(np.float64)
@@ -89,7 +93,11 @@ class TreesRuntime:
         self._known, self._classes = tables.classes, np.array(tables.classes, object)
         self._kind, (_, self._trees) = tables.masks.dtype, tables.masks.shape
         self._one, self._bytes = self._kind.type(1), self._kind.itemsize * self._trees
+        self._ones = int.from_bytes(np.ones(self._trees, self._kind).tobytes(), "little")
         self._places = np.arange(self._trees) * tables.values.shape[1]
+        # For single rows each tree has 256 values, so that the number of its leaf is the lowest byte of their places.
+        self._wide = np.pad(tables.values, ((0, 0), (0, WIDE - tables.values.shape[1]))).ravel()
+        self._spare = list[tuple[Array, Array, Array]]()
         parts = np.split(tables.masks, np.cumsum([len(known) + 2 for known in tables.thresholds])[:-1])
         self._numbers = [
             (known.tolist(), [int.from_bytes(line.tobytes(), "little") for line in lines])
@@ -99,23 +107,27 @@ class TreesRuntime:
 
     def single(self, numbers: Sequence[float]) -> Outputs:
         """Score one row; a missing number is NaN."""
-        bits = np.frombuffer(self._left(numbers), self._kind)
-        values = self._values[np.bitwise_count(bits - self._one) + self._places]
+        try:  # calls of numpy are what costs here: there are few, and arrays are used again, not by two threads at once
+            taken = self._spare.pop()
+        except IndexError:
+            taken = self._room()
+        places, leaves, values = taken
+        np.bitwise_count(np.frombuffer(self._below(numbers), self._kind), leaves)
+        self._wide.take(places, None, values, "clip")
         if len(self._scores) > 1 or self._link == "exp":
             labels, shares = self._outcome(self._added(values[None]))
-            return labels.tolist(), None if shares is None else shares.tolist()
-        first = np.add.reduce(values)
-        if not self._known:
-            return [np.float32(first).item()], None
-        second = 1 / (1 + np.exp(-first))
-        return [self._known[int(first > 0)]], [[np.float32(1 - second).item(), np.float32(second).item()]]
+            found = labels.tolist(), None if shares is None else shares.tolist()
+        else:
+            found = self._one_score(np.add.reduce(values))
+        self._spare.append(taken)
+        return found
 
     def run(self, numeric: Array | None, text: Array | None) -> tuple[Array, Array | None]:
         """Score a matrix (n x features, float64) with NaN for missing."""
         assert numeric is not None
         if len(numeric) <= FEW:
-            lasting = bytearray().join(map(self._left, numeric.tolist()))
-            return self._outcome(self._sums(np.frombuffer(lasting, self._kind).reshape(-1, self._trees)))
+            below = bytearray().join(map(self._below, numeric.tolist()))
+            return self._outcome(self._sums(np.frombuffer(below, self._kind).reshape(-1, self._trees)))
         sums = np.empty((len(numeric), len(self._scores)))
         lines = [_lines(numeric, features) for features, _ in self._groups]
         size = max(FEW, BLOCK // self._trees)
@@ -129,25 +141,40 @@ class TreesRuntime:
                 masks.take(lines[place][rows], axis=0, out=next_ if place else left, mode="clip")
                 if place:
                     np.bitwise_and(left, next_, out=left)
-            sums[rows] = self._sums(left)
+            sums[rows] = self._sums(np.subtract(left, self._one, out=left))
         return self._outcome(sums)
 
     def predict(self, frame: pl.DataFrame) -> tuple[Array, Array | None]:
         """Score a table of the model's columns."""
         return self.run(matrices(frame, self.numeric, (), self.dtype)["numeric"], None)
 
-    def _left(self, numbers: Sequence[float]) -> bytes:
-        """Return the leaf of each tree as its bit, for one row: a whole number of Python has all trees' bits."""
+    def _room(self) -> tuple[Array, Array, Array]:
+        """Return room for one row: the places of its leaves' values, their lowest bytes, and the values."""
+        places = np.arange(self._trees, dtype="<i8") * WIDE
+        return places, places.view(np.uint8)[::8], np.empty(self._trees)
+
+    def _one_score(self, first: float) -> Outputs:
+        """Turn the one score of one row into the prediction and the probabilities, as `_outcome` does."""
+        if not self._known:
+            return [c_float(first).value], None
+        second = 1 / (1 + np.exp(-first))
+        return [self._known[int(first > 0)]], [[c_float(1 - second).value, c_float(second).value]]
+
+    def _below(self, numbers: Sequence[float]) -> bytes:
+        """Return the bits below that of the leaf of each tree, for one row.
+
+        A whole number of Python has the bits of all trees; each has one left, so that to take one away borrows nothing
+        from the next.
+        """
         left = -1
         for number, (thresholds, masks) in zip(numbers, self._numbers, strict=True):
             number *= 1.0  # a large integer is rounded, as in a matrix
             left &= masks[bisect_left(thresholds, number) if number == number else -1]
-        return left.to_bytes(self._bytes, "little")
+        return (left - self._ones).to_bytes(self._bytes, "little")
 
-    def _sums(self, left: Array) -> Array:
-        """Return the scores (rows x scores) of leaves' bits: below a power of two are as many bits as its number."""
-        bits = np.bitwise_count(np.subtract(left, self._one, out=left))
-        return self._added(self._values.take(np.add(bits, self._places), mode="clip"))
+    def _sums(self, below: Array) -> Array:
+        """Return the scores (rows x scores) by the bits below the leaves: they are as many as the leaf's number."""
+        return self._added(self._values.take(np.add(np.bitwise_count(below), self._places), mode="clip"))
 
     def _added(self, values: Array) -> Array:
         return np.stack([values[:, first:end].sum(axis=1) for first, end in self._scores], axis=1)

@@ -14,10 +14,12 @@ from ...telemetry.metrics import REJECTED, TRIALS
 from ...validation import Problem
 from ..answers import BUSY, NO_CHAMPION, Answer, Call, Refused, problem
 from ..state import Served, State
+from .batching import Turn
 from .canary import SESSION, Judge, chosen
 from .predictor import Made, Predictor
 from .shadow import Shadow
 
+SINGLE = 4_096  # bytes of a body that has a row or a few: more would hold up those that came in the same turn
 INLINE = 32_768  # a larger body (about 100 rows) is worked off in a thread, so that the others do not wait
 OVERFLOW = "is farther out than the model can compute with"
 
@@ -50,6 +52,7 @@ class Plane:
         self._queue, self._waiting, self._patience = settings.queue, 0, settings.wait_seconds
         self._one = ThreadPoolExecutor(1, "predict")  # what holds the interpreter: two would only take turns
         self._many = ThreadPoolExecutor(settings.batch_rows, "batch")  # what waits for a batch
+        self._turn = Turn(_predict, settings.batch_rows)
         state.prepare = lambda bundle: Predictor(bundle, state.events, settings)
         state.watchers += [Judge(state).watch, self._shadow.watch]
 
@@ -59,8 +62,10 @@ class Plane:
         if self._state.tried and not named:
             return self._with_others(champion, call, asked)
         if champion.fast and len(call.body) <= INLINE and not self._state.events.behind:
+            if len(call.body) <= SINGLE and not call.trace:
+                return self._turn.join(champion, call, asked)
             return _predict(champion, call, asked)
-        return self.apart(self._many if champion.batches else self._one, _predict, champion, call, asked)
+        return self.apart(self._pool(champion), _predict, champion, call, asked)
 
     def _with_others(self, champion: Predictor, call: Call, asked: Asked) -> Answer | Awaitable[Answer]:
         canary = self._state.canary
@@ -69,8 +74,10 @@ class Plane:
         used = [champion, canary.predictor] if canary else [champion]
         if all(one.fast for one in used) and len(call.body) <= INLINE and not self._state.events.behind:
             return self._tried(champion, call, asked, canary)
-        pool = self._many if any(one.batches for one in used) else self._one
-        return self.apart(pool, self._tried, champion, call, asked, canary)
+        return self.apart(self._pool(*used), self._tried, champion, call, asked, canary)
+
+    def _pool(self, *used: Predictor) -> ThreadPoolExecutor:
+        return self._many if any(one.batches and not one.fast for one in used) else self._one
 
     def champion(self) -> Predictor:
         """Return the predictor of the version in service; raises `Refused` if there is none."""

@@ -1,18 +1,32 @@
-"""Micro-batching: rows of requests that come at the same time are scored together, for models that gain by it."""
+"""Requests of the same moment are worked off together, and their rows scored together if the model gains by that."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import structlog
+
+from ..answers import FAILED, Answer, Call, Coming, Refused
+
+if TYPE_CHECKING:
+    from . import Asked
+    from .predictor import Predictor
 
 TRIED = 16  # rows scored at once to see whether that pays
 RUNS = 3
-WORTH = 2.0  # times faster together than one by one, from which on batches are made
+# Times faster together than one by one, from which on rows are scored so: in the loop, and in a thread of their own.
+WORTH_A_TURN, WORTH_A_THREAD = 1.2, 2.0
 
+Found = TypeVar("Found")
 Score = Callable[[Sequence[Any]], list[Any]]
+
+log = structlog.get_logger(__name__)
 
 
 def gain(score: Score, row: Any) -> float:
@@ -24,6 +38,88 @@ def gain(score: Score, row: Any) -> float:
             score([row] * count)
             best[count] = min(best[count], time.perf_counter() - start)
     return best[1] * TRIED / best[TRIED]
+
+
+class Waiting(NamedTuple):
+    """A request that waits for the turn of the loop to end."""
+
+    predictor: Predictor
+    call: Call
+    asked: Asked
+    coming: Coming
+
+
+class Turn:
+    """Answers in the loop, together, what came in one turn of it: nobody waits for a batch to fill.
+
+    All go through one stage before any goes through the next, so that the processor keeps each stage in its caches, and
+    they are sent at once: that alone makes 1.6 times as many requests a second, even if rows are scored one by one.
+
+    Args:
+        alone: answers a request by itself.
+        most: requests that are worked off at once.
+    """
+
+    def __init__(self, alone: Callable[[Predictor, Call, Asked], Answer], most: int) -> None:
+        self._alone, self._most = alone, most
+        self._waiting: list[Waiting] = []
+
+    def join(self, predictor: Predictor, call: Call, asked: Asked) -> Coming:
+        """Take a request; it is answered when the loop comes round, or the batch is full."""
+        coming = Coming(self.settle)
+        self._waiting.append(Waiting(predictor, call, asked, coming))
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self.settle)
+        elif len(self._waiting) >= self._most:
+            self.settle()
+        return coming
+
+    def settle(self) -> None:
+        """Answer all that wait."""
+        waiting, self._waiting = self._waiting, []
+        answers = list[tuple[Coming, Answer]]()
+        for predictor in {one.predictor: None for one in waiting}:  # two, if the champion has just changed
+            group = [one for one in waiting if one.predictor is predictor]
+            answers += self._together(predictor, group) if len(group) > 1 else map(self._apart, group)
+        for coming, answer in answers:
+            _attempt(coming.give, answer)
+
+    def _together(self, predictor: Predictor, group: Sequence[Waiting]) -> Iterator[tuple[Coming, Answer]]:
+        ready = list[tuple[Waiting, Sequence[Any]]]()
+        for one in group:
+            rows = _attempt(one.asked.rows, predictor)
+            if isinstance(rows, Answer):
+                yield one.coming, rows
+            else:
+                ready.append((one, rows))
+        parts = [rows for _, rows in ready]
+        if not parts:
+            return
+        try:
+            scored = [predictor.score(list(chain(*parts)))] if predictor.batches else [*map(predictor.score, parts)]
+        except Exception:  # one request must not take its neighbours down
+            yield from (self._apart(one) for one, _ in ready)
+            return
+        outputs = chain(*scored)
+        predictor.count(sum(map(len, parts)))
+        for one, rows in ready:
+            made = predictor.logged(rows, list(islice(outputs, len(rows))), one.call.started)
+            yield one.coming, _attempt(one.asked.answer, predictor, made)
+
+    def _apart(self, one: Waiting) -> tuple[Coming, Answer]:
+        return one.coming, _attempt(self._alone, one.predictor, one.call, one.asked)
+
+
+def _attempt(work: Callable[..., Found], *arguments: Any) -> Found | Answer:
+    """Return what some work returns, or the answer that it raises."""
+    try:
+        return work(*arguments)
+    except Refused as refusal:
+        refused: Answer = refusal.args[0]
+        return refused
+    except Exception:
+        log.exception("request failed")
+        return FAILED
 
 
 class Batcher:

@@ -19,7 +19,7 @@ from ...settings import Serving
 from ...store.events import EventLog, Prediction
 from ...telemetry.metrics import BATCHING, PREDICTIONS
 from ...validation import Marks
-from .batching import WORTH, Batcher, gain
+from .batching import WORTH_A_THREAD, WORTH_A_TURN, Batcher, gain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,9 +46,10 @@ class Predictor:
         decode: reads a JSON body, ``{"row": ...}`` or ``{"rows": [...]}``: what is absent is ``UNSET``.
         marks: the quotation marks of such a body's rows, if it gives no field twice.
         fast: whether a row takes so little time that other requests can wait for it.
-        batches: whether rows of different requests are scored together.
+        batches: whether rows of different requests are scored together: in the loop if it is fast, else in a thread.
         gain: how many times faster rows are together than one by one; None if nobody had to measure that.
         score: from rows to outputs, without a trace.
+        count: takes how many rows were scored, for the metrics.
         scorer: for whole tables.
     """
 
@@ -62,15 +63,16 @@ class Predictor:
         self.decode, self.marks = msgspec.json.Decoder(body).decode, Marks(bundle.signature)
         self.score, self._log, self._log_many = scorer.rows, events.append, events.extend
         self.example = msgspec.convert(bundle.signature.example_row(), scorer.row)
-        measured = settings.batching == "auto" and not self.fast
+        measured = settings.batching == "auto" and (scorer.steady or not self.fast)
         self.gain = gain(scorer.rows, self.example) if measured else None
-        self.batches = settings.batching == "on" or (self.gain or 0.0) > WORTH
-        if self.batches:
-            self.fast, self.score = False, Batcher(scorer.rows, settings.batch_rows).score
+        worth = WORTH_A_TURN if self.fast else WORTH_A_THREAD
+        self.batches = settings.batching == "on" or (self.gain or 0.0) > worth
+        if self.batches and not self.fast:
+            self.score = Batcher(scorer.rows, settings.batch_rows).score
         BATCHING.labels(bundle.version).set(self.batches)
         told = {"setting": settings.batching, "gain": self.gain and round(self.gain, 2)}
         log.info("micro-batching", version=bundle.version, on=self.batches, fast=scorer.fast, **told)
-        self._count = PREDICTIONS.labels(bundle.version, "http").inc
+        self.count = PREDICTIONS.labels(bundle.version, "http").inc
 
     def predict(self, rows: Sequence[Any], started: float) -> Made:
         """Score decoded rows and log them.
@@ -79,7 +81,9 @@ class Predictor:
             Each row's id and output. An id sorts by time and is like no other: milliseconds, process, number, and the
             row's place if there are many.
         """
-        return self._logged(rows, self.score(rows), started)
+        made = self.logged(rows, self.score(rows), started)
+        self.count(len(made))
+        return made
 
     def table(self, frame: pl.DataFrame, started: float) -> pl.DataFrame:
         """Score a table whose columns have the signature's types, and log it.
@@ -91,24 +95,22 @@ class Predictor:
 
         outputs = self.scorer.frame(frame)
         rows = frame.select(list(self.signature.by_name)).to_dicts()
-        made = self._logged(rows, outputs.to_dicts(), started) if rows else []
+        made = self.logged(rows, outputs.to_dicts(), started) if rows else []
+        self.count(len(made))
         return outputs.insert_column(0, pl.Series("id", [identity for identity, _ in made], dtype=pl.String))
 
-    def _logged(self, rows: Sequence[Any], outputs: list[dict[str, Any]], started: float) -> Made:
+    def logged(self, rows: Sequence[Any], outputs: list[dict[str, Any]], started: float) -> Made:
+        """Log predictions, and give them their ids (see `predict`); who calls this counts them."""
         now = time.time()
         request = f"{int(now * 1e3):012x}{PROCESS}{next(NUMBERS) & 0xFFFFFF:06x}"
         elapsed = (time.perf_counter() - started) * 1e3
         if len(rows) == 1:
             self._log(Prediction(request, now, self.version, elapsed, encode(rows[0]), encode(outputs[0])))
-            self._count()
             return [(request, outputs[0])]
         ids = [f"{request}-{place}" for place in range(len(rows))]
         alike = (itertools.repeat(one) for one in (now, self.version, elapsed))
-        told = (map(encode, rows), map(encode, outputs))
-        self._log_many(list(map(Prediction._make, zip(ids, *alike, *told, strict=False))))
-        made = list(zip(ids, outputs, strict=True))
-        self._count(len(made))
-        return made
+        self._log_many(list(map(Prediction, ids, *alike, map(encode, rows), map(encode, outputs))))
+        return list(zip(ids, outputs, strict=True))
 
     def failing(self, rows: Sequence[Any]) -> list[int]:
         """Return the places of the rows that the model cannot compute, each tried alone."""
