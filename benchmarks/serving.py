@@ -35,7 +35,8 @@ TOLERANCE = 1e-3  # relative
 ROWS = FOLDER / "rows.json"
 CORES = sorted(os.sched_getaffinity(0))
 PIN, PIN_LOAD = (["taskset", "--cpu-list", str(core)] if CORES[1:] else [] for core in (CORES[0], CORES[-1]))
-WORKERS = "two workers, times one (the load is on the same cores as the server)"
+WORKERS = "two workers, times one, the load on the same cores"
+APART = "two workers, times one, by the processor time that a request takes of the server alone"
 OWN = ("ours", "original", "one", "two", "bare", "traced")  # servers of this project
 
 Seen = dict[str, float]
@@ -233,6 +234,16 @@ def memory(pid: int) -> float:
     return max(sizes)
 
 
+def used(pid: int) -> float:
+    """Return the processor seconds of a server's processes so far."""
+    total = 0.0
+    for one in family(pid):
+        with suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
 def counted(port: int) -> float:
     """Return how many predictions the metrics of the service count."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
@@ -273,7 +284,9 @@ def measure(name: str, peer: Peer, rows: dict[str, Any], seconds: int, done: Don
                 print(f"{peer.what}, {load.name}, is left out: {reason}", flush=True)
                 continue
             wrk(peer, load, rows, port, WARM)
+            begun = used(process.pid)
             seen = wrk(peer, load, rows, port, seconds)
+            seen["processor"] = (used(process.pid) - begun) / max(1, seen["requests"]) * 1e6
             if load == peer.loads[0]:
                 server["memory"] = memory(process.pid)
             if name == "ours":
@@ -281,7 +294,8 @@ def measure(name: str, peer: Peer, rows: dict[str, Any], seconds: int, done: Don
                 server |= {"lost": counted(port) + before - logged(), "most": memory(process.pid)}
             done[name, load.name].append(seen)
             figures = f"{seen['rps']:,.0f} requests/s, p50 {seen['p50']:.2f} ms, p99 {seen['p99']:.2f} ms"
-            print(f"{peer.what}, {load.name}: {figures}, {seen['failed']:g} failed", flush=True)
+            figures += f", {seen['processor']:,.0f} µs of processor each, {seen['failed']:g} failed"
+            print(f"{peer.what}, {load.name}: {figures}", flush=True)
     done[name, "server"].append(server)
 
 
@@ -309,6 +323,7 @@ def beside(done: Done, servers: dict[str, Peer]) -> list[dict[str, object]]:
         line: dict[str, object] = {"what": peer.what, "requests/s": figures["figure"]}
         line |= {"from": figures["from"], "to": figures["to"]}
         times = f"{statistics.median(own) / statistics.median(rates):.2f}" if own else ""
+        line |= {"processor µs a request": middle(series(done, name, "single row", "processor"), "{:,.0f}")["figure"]}
         line |= {"this project, times it": times, "goal": f"at least {peer.goal}" if peer.goal else ""}
         line |= {"first prediction s": middle(series(done, name, "server", "start"))["figure"]}
         line |= {"memory MB": middle(series(done, name, "server", "memory"), "{:.0f}")["figure"]}
@@ -344,6 +359,8 @@ def alone(done: Done) -> list[dict[str, object]]:
     line("predictions that are not in the log", "0", series(done, "ours", "server", "lost"))
     line("until the log has caught up with the load, s", "", series(done, *single, "behind"))
     ratio(WORKERS, "at least 1.8", ("two", "single row"), ("one", "single row"))
+    pairs = zip(*(series(done, name, "single row", "processor") for name in ("one", "two")), strict=False)
+    line(APART, "at least 1.8", [2 * one / two for one, two in pairs])
     loads = [rounds for (server, load), rounds in done.items() if server in OWN and load != "server"]
     line("requests that failed, of one load", "0", [seen["failed"] for rounds in loads for seen in rounds])
     return found
