@@ -47,13 +47,13 @@ positive_data_acceptance.expected-statuses = ["401"]
 negative_data_rejection.expected-statuses = ["REFUSALS"]
 """
 
-# An empty object or list is written into an address just as a value that is missing, which is none that is forbidden.
+# An empty text, object or list is written into an address just as a value that is missing, which may be allowed.
 HOOKS = """
 import schemathesis
 
 @schemathesis.hook
 def filter_query(context, query):
-    return all(value not in ({}, []) for value in (query or {}).values())
+    return all(value not in ("", {}, []) for value in (query or {}).values())
 """
 
 
