@@ -71,7 +71,7 @@ REFUSAL = Answer(422, b"refused")
 
 
 class Numbers:
-    """A predictor that doubles numbers, cannot do 13, and writes down what it scored at once and counted."""
+    """Doubles numbers, cannot do 13 nor log 14, and writes down what it scored at once and counted."""
 
     def __init__(self, batches: bool = True) -> None:
         self.batches, self.scored, self.counted = batches, list[list[int]](), 0
@@ -86,6 +86,8 @@ class Numbers:
         self.counted += rows
 
     def logged(self, rows: Sequence[int], outputs: list[int], started: float) -> Any:
+        if 14 in rows:
+            raise ValueError("fourteen")
         return list(zip(map(str, rows), outputs, strict=True))
 
 
@@ -150,6 +152,7 @@ def test_one_that_is_refused_or_fails_takes_no_neighbour_down() -> None:
     found = turned([(model, Question(1)), (model, Question(13)), (model, Question(2))])
     assert found == [b"[2]", FAILED.body, b"[4]"]
     assert model.counted == 4
+    assert turned([(model, Question(14)), (model, Question(5))]) == [FAILED.body, b"[10]"]
 
 
 def test_each_is_answered_by_the_version_that_was_in_service_when_it_came() -> None:

@@ -103,11 +103,14 @@ class Turn:
         outputs = chain(*scored)
         predictor.count(sum(map(len, parts)))
         for one, rows in ready:
-            made = predictor.logged(rows, list(islice(outputs, len(rows))), one.call.started)
-            yield one.coming, _attempt(one.asked.answer, predictor, made)
+            yield one.coming, _attempt(_answered, one, rows, list(islice(outputs, len(rows))))
 
     def _apart(self, one: Waiting) -> tuple[Coming, Answer]:
         return one.coming, _attempt(self._alone, one.predictor, one.call, one.asked)
+
+
+def _answered(one: Waiting, rows: Sequence[Any], outputs: list[Any]) -> Answer:
+    return one.asked.answer(one.predictor, one.predictor.logged(rows, outputs, one.call.started))
 
 
 def _attempt(work: Callable[..., Found], *arguments: Any) -> Found | Answer:
