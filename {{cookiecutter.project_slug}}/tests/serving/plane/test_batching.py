@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,6 +68,7 @@ def test_one_that_fails_takes_no_neighbour_down(until: Any) -> None:
     assert found[2] == [8]
 
 
+CALL = Call("POST", b"", {}, b"", 0.0)
 REFUSAL = Answer(422, b"refused")
 
 
@@ -117,8 +119,8 @@ def turned(questions: Sequence[tuple[Any, Question]], most: int = 64) -> list[by
     """Ask everything in one turn of a loop, and return the answers after it."""
 
     async def main() -> list[bytes]:
-        turn = Turn(alone, most)
-        coming = [turn.join(predictor, Call("POST", b"", {}, b"", 0.0), asked) for predictor, asked in questions]
+        turn = Turn(most)
+        coming = [turn.join(model, CALL, asked, partial(alone, model, CALL, asked)) for model, asked in questions]
         assert not any(one.answer for one in coming[len(coming) // most * most :])
         await asyncio.sleep(0)
         return [one.answer.body for one in coming if one.answer]
@@ -162,9 +164,22 @@ def test_each_is_answered_by_the_version_that_was_in_service_when_it_came() -> N
     assert (before.scored, after.scored) == ([[1, 2]], [[3, 4]])
 
 
+def test_one_with_others_to_try_goes_alone() -> None:
+    async def main() -> list[Answer | None]:
+        turn, model = Turn(64), Numbers()
+        asked = [Question(1), Question(2)]
+        coming = [turn.join(None, CALL, one, partial(alone, model, CALL, one)) for one in asked]
+        await asyncio.sleep(0)
+        assert model.scored == [[1], [2]]
+        return [one.answer for one in coming]
+
+    assert [one and one.body for one in asyncio.run(main())] == [b"[2]", b"[4]"]
+
+
 def test_who_cannot_wait_for_the_turn_gets_the_answer_at_once() -> None:
     async def main() -> Answer:
-        coming: Coming = Turn(alone, 64).join(Numbers(), Call("POST", b"", {}, b"", 0.0), Question(1))
+        model, asked = Numbers(), Question(1)
+        coming: Coming = Turn(64).join(model, CALL, asked, partial(alone, model, CALL, asked))
         return await coming
 
     assert asyncio.run(main()).body == b"[2]"

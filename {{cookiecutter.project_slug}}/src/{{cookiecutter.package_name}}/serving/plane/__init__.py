@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 from ...models.registry import CANARY
 from ...store.events import Trial
 from ...telemetry.metrics import REJECTED, TRIALS
 from ...validation import Problem
-from ..answers import BUSY, NO_CHAMPION, Answer, Call, Refused, problem
+from ..answers import BUSY, NO_CHAMPION, Answer, Call, Coming, Refused, problem
 from ..state import Served, State
 from .batching import Turn
 from .canary import SESSION, Judge, chosen
@@ -52,7 +53,7 @@ class Plane:
         self._queue, self._waiting, self._patience = settings.queue, 0, settings.wait_seconds
         self._one = ThreadPoolExecutor(1, "predict")  # what holds the interpreter: two would only take turns
         self._many = ThreadPoolExecutor(settings.batch_rows, "batch")  # what waits for a batch
-        self._turn = Turn(_predict, settings.batch_rows)
+        self._turn = Turn(settings.batch_rows)
         state.prepare = lambda bundle: Predictor(bundle, state.events, settings)
         state.watchers += [Judge(state).watch, self._shadow.watch]
 
@@ -62,9 +63,7 @@ class Plane:
         if self._state.tried and not named:
             return self._with_others(champion, call, asked)
         if champion.fast and len(call.body) <= INLINE and not self._state.events.behind:
-            if len(call.body) <= SINGLE and not call.trace:
-                return self._turn.join(champion, call, asked)
-            return _predict(champion, call, asked)
+            return self._here(champion, call, asked, partial(_predict, champion, call, asked))
         return self.apart(self._pool(champion), _predict, champion, call, asked)
 
     def _with_others(self, champion: Predictor, call: Call, asked: Asked) -> Answer | Awaitable[Answer]:
@@ -73,8 +72,16 @@ class Plane:
             canary = None
         used = [champion, canary.predictor] if canary else [champion]
         if all(one.fast for one in used) and len(call.body) <= INLINE and not self._state.events.behind:
-            return self._tried(champion, call, asked, canary)
+            return self._here(None, call, asked, partial(self._tried, champion, call, asked, canary))
         return self.apart(self._pool(*used), self._tried, champion, call, asked, canary)
+
+    def _here(
+        self, predictor: Predictor | None, call: Call, asked: Asked, alone: Callable[[], Answer]
+    ) -> Answer | Coming:
+        """Answer in the loop: with what else comes in this turn of it, if it is not traced and small."""
+        if call.trace or len(call.body) > SINGLE:
+            return alone()
+        return self._turn.join(predictor, call, asked, alone)
 
     def _pool(self, *used: Predictor) -> ThreadPoolExecutor:
         return self._many if any(one.batches and not one.fast for one in used) else self._one
