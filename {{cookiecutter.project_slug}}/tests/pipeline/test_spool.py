@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import zipfile
+import zlib
 from contextlib import contextmanager
 
 import polars as pl
@@ -194,6 +195,27 @@ def test_a_decompression_bomb_is_refused(fetch, tmp_path, monkeypatch, needs_ext
         fetch(path)
     assert not list(fetch.folder.iterdir())
     assert fetch.table(path, unpack_ratio=1e6).height == 300_000
+
+
+def test_an_xz_that_would_take_gigabytes_to_unpack_is_refused(fetch, tmp_path):
+    packed = bytearray(lzma.compress(TEXT.replace(",", ";").encode()))
+    header = packed[12 : 12 + 4 * (packed[12] + 1)]  # https://tukaani.org/xz/xz-file-format.txt, 3.1
+    assert header[2:4] == b"\x21\x01"  # LZMA2, with one byte for its dictionary
+    header[4] = 39  # of 3 GiB
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    packed[12 : 12 + len(header)] = header
+    path = tmp_path / "a.csv.xz"
+    path.write_bytes(packed)
+    with pytest.raises(ProjectError, match=r"a\.csv\.xz .*takes more than 128 MB to unpack"):
+        fetch(path)
+    assert not list(fetch.folder.iterdir())
+
+
+@pytest.mark.parametrize(("end", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_files_put_one_behind_the_other_are_read_to_the_end(fetch, tmp_path, end, pack):
+    text = TEXT.replace(",", ";").encode()
+    (tmp_path / f"a.csv.{end}").write_bytes(pack(text[:20]) + pack(text[20:]))
+    assert fetch.table(tmp_path / f"a.csv.{end}")["name"].to_list() == ["Zoë", "Émile"]
 
 
 def test_names_stay_and_others_are_told(fetch, tmp_path):

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from project.models.scorer import Scorer
+from project.serving.plane import tables
 from project.settings import Settings
 from project.signature import Signature
 from project.store import queries
@@ -109,15 +110,24 @@ def test_a_table_with_rows_that_cannot_be_computed_is_refused(
     assert client.post(PATH, **table(row, [1])).status_code == 200
 
 
+@pytest.mark.parametrize("chunk", [16_384, 150])
+@pytest.mark.parametrize("staff", [[5, 1], [1, 5], [5]])
 def test_a_table_goes_on_without_rows_that_cannot_be_computed(
-    touchy: None, each: Settings, serving: Any, row: dict[str, Any]
+    touchy: None,
+    each: Settings,
+    serving: Any,
+    row: dict[str, Any],
+    staff: list[int],
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tables, "CHUNK", chunk)
     with serving(each) as client:
-        answer = client.post(PATH, **table(row, [5, 1]))
-        found = pl.read_csv(answer.content)
-        assert found["prediction"].is_null().to_list() == [True] * 200 + [False] * 200
-        assert found["error"].is_null().to_list() == [False] * 200 + [True] * 200
-        assert client.post(PATH, **table(row, [5])).status_code == 422
+        answer = client.post(PATH, **table(row, staff))
+    found = pl.read_csv(answer.content)
+    failing = [one == 5 for one in staff for _ in range(200)]
+    assert found["prediction"].is_null().to_list() == failing
+    assert found["error"].is_not_null().to_list() == failing
 
 
 MARK = b'"MARK"'

@@ -6,8 +6,9 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,8 @@ from ...settings import Settings
 from ..sources import CHANGED, InputError, Limit
 
 ENDS = (".gz", ".bz2", ".xz", ".zst")
-STEP = 512  # bytes of zstd unpacked at once: of a bomb they make 16 MB
+STEP = 512  # bytes of zstd or xz unpacked at once: of a bomb they make 16 MB
+MEMORY = 128 << 20  # bytes that unpacking may take: the limit of zstd; files of `xz -9` take half
 MAGIC = {
     b"PK\x03\x04": "a workbook or a zip",
     b"PAR1": "Parquet",
@@ -59,8 +61,11 @@ def blocks(path: Path, size: int, settings: Settings) -> Iterator[bytes]:
 def _read(path: Path, stream: Any, size: int) -> bytes:
     try:
         return bytes(stream.read(size))
-    except (EOFError, zlib.error, lzma.LZMAError):
+    except (EOFError, zlib.error):
         raise InputError(f"{path} cannot be read: it is broken or cut off") from None
+    except MemoryError:
+        most = f"{MEMORY >> 20} MB"
+        raise InputError(f"{path} takes more than {most} to unpack: pack it with a smaller dictionary") from None
     except OSError as error:
         if error.errno:
             raise
@@ -77,32 +82,39 @@ def _unpacked(path: Path, raw: IO[bytes]) -> Any:
     if end == ".bz2":
         return bz2.BZ2File(raw)
     if end == ".xz":
-        return lzma.LZMAFile(raw)
+        return _Frames(raw, partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MEMORY), lzma.LZMAError)
     if end == ".zst":
-        return _Zstandard(path, raw)
-    return raw
-
-
-class _Zstandard:
-    """Unpack frame by frame; the library's own reader takes a file that is cut off for a whole one."""
-
-    def __init__(self, path: Path, raw: IO[bytes]) -> None:
         try:
             import zstandard
         except ImportError:
             raise ProjectError(f"{path} needs zstandard: install the extra `files`") from None
-        self._library, self._raw, self._rest = zstandard, raw, b""
+        return _Frames(raw, lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError)
+    return raw
+
+
+class _Frames:
+    """Unpack frame by frame, with bounded memory; the readers of the libraries take what is cut off for a whole file.
+
+    Args:
+        raw: the packed file.
+        begin: makes what unpacks one frame.
+        broken: what it raises.
+    """
+
+    def __init__(self, raw: IO[bytes], begin: Callable[[], Any], broken: type[Exception]) -> None:
+        self._raw, self._begin, self._broken = raw, begin, broken
         self._frame: Any = None
+        self._rest = b""
 
     def read(self, size: int) -> bytes:
         """Return about ``size`` bytes; little is unpacked at once, because little may be much."""
         made = bytearray()
         while len(made) < size and (data := self._rest or self._raw.read(STEP)):
-            self._frame = self._frame or self._library.ZstdDecompressor().decompressobj()
+            self._frame = self._frame or self._begin()
             try:
                 made += self._frame.decompress(data)
-            except self._library.ZstdError as error:
-                raise EOFError from error
+            except self._broken as error:
+                raise (MemoryError if "memory" in str(error).lower() else EOFError) from error
             self._rest = self._frame.unused_data if self._frame.eof else b""
             self._frame = None if self._frame.eof else self._frame
         if not made and self._frame:

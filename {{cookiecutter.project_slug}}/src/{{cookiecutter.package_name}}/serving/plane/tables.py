@@ -126,7 +126,7 @@ def _made(
 def _failing(predictor: Predictor, good: pl.DataFrame, each: bool) -> pl.Series | None:
     """Say which rows the model cannot compute, or nothing if it is not their fault.
 
-    All rows are refused unless the others may go on without them.
+    All rows are refused unless each is answered for itself.
     """
     import polars as pl
 
@@ -134,7 +134,7 @@ def _failing(predictor: Predictor, good: pl.DataFrame, each: bool) -> pl.Series 
     places = predictor.failing(msgspec.convert(dicts, list[predictor.row]))  # type: ignore[name-defined]
     if not places or not predictor.works():
         return None
-    if not each or len(places) == good.height:
+    if not each:
         errors = [Problem(good[ROW][place], "", "range", OVERFLOW) for place in places[:LIMIT]]
         REJECTED.labels("http").inc(len(places))
         raise Refused(out_of_range(errors)) from None

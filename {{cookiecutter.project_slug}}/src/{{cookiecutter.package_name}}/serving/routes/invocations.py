@@ -186,7 +186,7 @@ def _row(names: Sequence[str], whole: Sequence[str], row: Any) -> Any:
 
 def error(refusal: Answer) -> Answer:
     """Return a refusal in the form of MLflow."""
-    status = 400 if refusal.status in (415, 422) else refusal.status
+    status = 400 if refusal.status == 422 else refusal.status
     kept = [header for header in refusal.headers if header not in API]
     code = CODES.get(status, "BAD_REQUEST")
     return Answer(status, encode({"error_code": code, "message": sentence(refusal)}), headers=(*API, *kept))
