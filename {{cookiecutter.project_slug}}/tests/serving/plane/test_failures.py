@@ -130,6 +130,15 @@ def test_a_table_goes_on_without_rows_that_cannot_be_computed(
     assert found["error"].is_not_null().to_list() == failing
 
 
+def test_or_its_answer_breaks_off(
+    touchy: None, client: httpx.Client, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CHUNK", 150)
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        client.post(PATH, **table(row, [1, 5]))
+    assert client.post(PATH, **table(row, [1])).status_code == 200
+
+
 MARK = b'"MARK"'
 
 
