@@ -24,7 +24,6 @@ def insert(
     rows: Sequence[tuple[Any, ...]],
     otherwise: str = "",
     adds: str = "",
-    most: int = SIZES[0],
 ) -> None:
     """Insert rows; one whose key is there already is left as it is.
 
@@ -35,7 +34,6 @@ def insert(
         rows: the values as the driver takes them; times go through `stored` first.
         otherwise: a column that decides: where it differs from what is there, the new row replaces the old.
         adds: a column whose number is added to what is there.
-        most: rows of a statement at most; before each other threads may have the interpreter.
     """
     if not rows:
         return
@@ -49,7 +47,7 @@ def insert(
         new = ", ".join(f'"{name}" = excluded."{name}"' for name in names)
         conflict = f'ON CONFLICT ({key}) DO UPDATE SET {new} WHERE {table.name}."{otherwise}" <> excluded."{otherwise}"'
     first = 0
-    for size in [size for size in SIZES if size <= most]:
+    for size in SIZES:
         whole = first + (len(rows) - first) // size * size
         values = [tuple(chain.from_iterable(rows[place : place + size])) for place in range(first, whole, size)]
         if values:  # one call: the driver is told the statement once, and gives way before each time it runs

@@ -23,7 +23,8 @@ from .tables import model_events, predictions, traffic, trials
 
 LOGGED = ("id", "time", "model_version", "source", "latency_ms", "inputs", "output")
 TRIED = ("prediction_id", "model_version", "role", "time", "latency_ms", "output", "error")
-SHORT, HURRY = 32, 1_000  # rows of a statement, so that a request waits for few; and from how many on that must not be
+SHORT, REST = 32, 0.0003  # predictions after which the writer rests, and seconds: who answers gets the core meanwhile
+HURRY = 1_000  # predictions from which on it does not rest
 BATCH = 5_000  # events of a transaction
 GLANCE = 0.01  # seconds between looks at whether another thread has written enough
 YIELDS = 5  # how much nicer the writer is than what answers requests: it gets a quarter of a core that is full
@@ -158,7 +159,7 @@ class EventLog:
                 left = self._some()
 
     def _some(self) -> bool:
-        """Write a batch, if there is one, and say so; who calls it holds the lock."""
+        """Write a batch, and say whether more is left of what was queued; who calls it holds the lock."""
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
         if not batch:
             return False
@@ -169,7 +170,7 @@ class EventLog:
             self._away = True
             self._queue.extendleft(reversed(batch))
             raise
-        return True
+        return len(batch) == BATCH  # what came meanwhile is for the next time: small batches cost more
 
     def close(self) -> None:
         """Stop the writer and write what is left."""
@@ -203,21 +204,12 @@ class EventLog:
         encode = msgspec.json.encode
         with self._store.write() as connection:
             stored = _moments(bulk.stored(connection, predictions))
-            rows = [
-                (
-                    event.id,
-                    stored(event.time),
-                    event.version,
-                    "http",
-                    event.latency_ms,
-                    event.row.decode(),
-                    event.output.decode(),
-                )
-                for event in batch
-                if type(event) is Prediction
-            ]
-            most = SHORT if len(rows) < HURRY else bulk.SIZES[0]
-            bulk.insert(connection, predictions, LOGGED, rows, most=most)
+            made = [event for event in batch if type(event) is Prediction]
+            some = SHORT if len(made) < HURRY else BATCH
+            for place in range(0, len(made), some):
+                if place:
+                    time.sleep(REST)
+                bulk.insert(connection, predictions, LOGGED, _rows(made[place : place + some], stored))
             tried = [
                 (
                     event.id,
@@ -234,6 +226,21 @@ class EventLog:
             bulk.insert(connection, trials, TRIED, tried)
             if counts:
                 add_traffic(connection, counts)
+
+
+def _rows(made: Sequence[Prediction], stored: Callable[[float], Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            event.id,
+            stored(event.time),
+            event.version,
+            "http",
+            event.latency_ms,
+            event.row.decode(),
+            event.output.decode(),
+        )
+        for event in made
+    ]
 
 
 def _moments(stored: Callable[[datetime], Any]) -> Callable[[float], Any]:
