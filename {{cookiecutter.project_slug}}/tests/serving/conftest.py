@@ -32,8 +32,8 @@ from project.telemetry.logs import configure
 @contextmanager
 def serve(settings: Settings) -> Iterator[httpx.Client]:
     configure(settings)
-    server = uvicorn.Server(configuration(Service(settings)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(configuration(Service(settings), listener))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,21 @@ def test_it_says_where_it_is_and_answers_there(champion: Settings, served: Any) 
         assert f"{address}/docs" in said
         for path in re.findall(rf"{address}(/\S+)", said):
             assert httpx.get(f"{address}{path}", follow_redirects=True, trust_env=False).status_code in (200, 404)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
+def test_it_may_have_more_files_open_than_is_usual(champion: Settings, served: Any) -> None:
+    import resource
+
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))  # what is started has it, too
+    try:
+        with served(champion) as (address, process, _):
+            given = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0]
+            assert httpx.get(f"{address}/health/live", trust_env=False).status_code == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    assert 512 < given <= 10_000
 
 
 def test_without_a_champion_it_starts_and_says_what_is_missing(settings: Settings, served: Any) -> None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..serving.app import Service
 
 PAGES = {"dashboard": "/status", "documents": "/documents/", "clients": "/clients/"}  # rooms with pages for people
+FILES = 10_000  # open at once, connections among them
 SWITCH = 0.0005  # seconds that a request waits for the interpreter while a thread has it; Python's own are 0.005
 
 
@@ -36,6 +37,7 @@ def command(
     host = settings.serving.host if host is None else host
     check_exposure(settings, host)
     os.environ[f"{PREFIX}SERVING__HOST"] = host  # the guard of each worker has to know
+    _hold_many()
     listener = _listen(host, settings.serving.port if port is None else port)
     threading.Thread(target=_announce, args=(settings, listener), daemon=True).start()
     workers = workers or settings.serving.workers
@@ -57,6 +59,17 @@ def assemble() -> Service:
 def _rooms() -> list[str]:
     """Return the rooms with pages that this project has; an answer or a deletion may have left one out."""
     return [room for room in PAGES if (Path(__file__).parents[1] / room / "pages.py").is_file()]
+
+
+def _hold_many() -> None:
+    """Let the process have more files open than the usual 1,024, where the system lets it: each connection is one."""
+    if sys.platform != "win32":
+        import resource
+
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+        if now != resource.RLIM_INFINITY and now < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -81,7 +94,7 @@ def _alone(listener: socket.socket) -> None:
     from ..serving.server import configuration
 
     service = assemble()
-    server = uvicorn.Server(configuration(service, **certificate(service.settings)))
+    server = uvicorn.Server(configuration(service, listener, **certificate(service.settings)))
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again once all is closed: this ends with 0
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run([listener])
@@ -103,7 +116,8 @@ def _together(settings: Settings, workers: int, listener: socket.socket) -> None
     Store(settings).close()  # one process migrates, and says what is wrong
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {DIRECTORY: folder, f"{PREFIX}HOME": str(settings.root)}
-        config = configuration(f"{__name__}:assemble", factory=True, workers=workers, **certificate(settings))
+        more: dict[str, Any] = {"factory": True, "workers": workers, **certificate(settings)}
+        config = configuration(f"{__name__}:assemble", listener, **more)
         Multiprocess(config, [listener]).run()
 
 

@@ -8,8 +8,11 @@ holds that both ways give the same answers.
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
@@ -25,6 +28,7 @@ LONG = {b"transfer-encoding", b"content-encoding", b"upgrade"}  # with one of th
 HEAD = 65_536  # bytes of the request line and the headers: the parser itself has no limit
 NEVER = 86_400  # seconds
 LINGER = 1.0  # seconds for a caller to read a refusal while still sending
+AT_ONCE = 100  # connections taken in beside the one that the loop takes in
 LOOK = 1.0  # seconds between looks for silent connections, which is how exact their limits are
 
 LENGTHY = problem(431, "headers", "the address and the headers are too long: send less than 64 kB of them")
@@ -36,9 +40,15 @@ SLOW = problem(408, "timeout", "the request did not arrive in time: send it agai
 STATUS = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
-def configuration(app: Any, **more: Any) -> uvicorn.Config:
+class Configuration(uvicorn.Config):
+    """What uvicorn is told, and the socket where callers wait."""
+
+    listener: socket.socket | None = None
+
+
+def configuration(app: Any, listener: socket.socket | None = None, **more: Any) -> Configuration:
     """Return how the server runs a service (or the name of what makes one)."""
-    return uvicorn.Config(
+    made = Configuration(
         app,
         http=Protocol,
         ws="none",
@@ -52,6 +62,8 @@ def configuration(app: Any, **more: Any) -> uvicorn.Config:
         timeout_keep_alive=NEVER,  # `_look` ends silent connections
         **more,
     )
+    made.listener = listener if sys.platform != "win32" else None
+    return made
 
 
 class Protocol(HttpToolsProtocol):
@@ -83,6 +95,7 @@ class Protocol(HttpToolsProtocol):
         self._surplus = self._full()
         self._heard = self.loop.time()
         self._watch = self.loop.call_later(LOOK, self._look)
+        self._accept()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to watch it."""
@@ -248,6 +261,26 @@ class Protocol(HttpToolsProtocol):
 
     def _full(self) -> bool:
         return len(self.connections) > self.service.settings.serving.max_connections
+
+    def _accept(self) -> None:
+        """Take in others who wait: uvloop takes in one a turn, which in an overload would let them wait for minutes."""
+        listener = cast(Configuration, self.config).listener
+        for _ in range(AT_ONCE if listener else 0):
+            try:
+                accepted, _ = cast(socket.socket, listener).accept()
+            except OSError:  # nobody waits, there are too many open files, or the service ends
+                return
+            task = self.loop.create_task(self._take(accepted))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _take(self, accepted: socket.socket) -> None:
+        def another() -> Protocol:
+            return Protocol(self.config, self.server_state, self.app_state)
+
+        accepted.setblocking(False)
+        with suppress(OSError):  # the caller has gone, or TLS cannot be agreed on
+            await self.loop.connect_accepted_socket(another, accepted, ssl=self.config.ssl)
 
     def shutdown(self) -> None:
         """End once the request at hand is answered."""

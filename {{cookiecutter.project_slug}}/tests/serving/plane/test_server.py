@@ -223,6 +223,31 @@ def test_only_the_setting_ends_a_silent_connection(champion: Settings) -> None:
     assert server.configuration(None).timeout_keep_alive > champion.serving.idle_seconds
 
 
+def test_those_who_wait_while_a_turn_of_the_loop_lasts_are_taken_in_together(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    begun, go, turns, made = threading.Event(), threading.Event(), [0], server.Protocol.connection_made
+    taken = list[int]()
+
+    def counted(self: server.Protocol, transport: Any) -> None:
+        begun.set()
+        go.wait(30)
+        if taken[-1:] != turns:  # the first of its turn
+            self.loop.call_soon(lambda: turns.append(turns.pop() + 1))
+        taken.extend(turns)
+        made(self, transport)
+
+    monkeypatch.setattr(server.Protocol, "connection_made", counted)
+    with ExitStack() as stack:
+        stack.enter_context(connected(client))
+        assert begun.wait(30)
+        for _ in range(60):
+            stack.enter_context(connected(client))
+        go.set()
+        until(lambda: len(taken) == 61)
+    assert len(set(taken)) < 10
+
+
 def test_more_connections_than_it_holds_are_told_to_come_again(champion: Settings, serving: Any, until: Any) -> None:
     few = champion.serving.model_copy(update={"max_connections": 3})
     with serving(champion.model_copy(update={"serving": few})) as client:
