@@ -55,6 +55,7 @@ def opened(champion: Settings, serving: Any, triton: Any) -> Callable[..., Any]:
             serving(settings) as client,
             triton.InferenceServerClient(f"127.0.0.1:{settings.serving.grpc_port}") as caller,
         ):
+            assert client.get("/health/live").status_code == 200  # HTTP waits for the start; a call of gRPC does not
             yield caller, client
 
     return open_
