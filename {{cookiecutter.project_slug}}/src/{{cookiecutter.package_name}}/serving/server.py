@@ -28,7 +28,7 @@ LONG = {b"transfer-encoding", b"content-encoding", b"upgrade"}  # with one of th
 HEAD = 65_536  # bytes of the request line and the headers: the parser itself has no limit
 NEVER = 86_400  # seconds
 LINGER = 1.0  # seconds for a caller to read a refusal while still sending
-AT_ONCE = 100  # connections taken in beside the one that the loop takes in
+AT_ONCE = 500  # connections taken in beside the one that the loop takes in: a tenth of a second
 LOOK = 1.0  # seconds between looks for silent connections, which is how exact their limits are
 
 LENGTHY = problem(431, "headers", "the address and the headers are too long: send less than 64 kB of them")
@@ -87,6 +87,7 @@ class Protocol(HttpToolsProtocol):
         self._closing = False
         self._over = False  # whether what still comes is thrown away
         self._patience = self.service.settings.serving.wait_seconds
+        self._beside = False  # whether it was taken in beside another, and takes in nobody itself
         self._surplus = False  # whether this connection is one more than the service holds
 
     def connection_made(self, transport: Any) -> None:
@@ -95,7 +96,8 @@ class Protocol(HttpToolsProtocol):
         self._surplus = self._full()
         self._heard = self.loop.time()
         self._watch = self.loop.call_later(LOOK, self._look)
-        self._accept()
+        if not self._beside:
+            self._accept()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to watch it."""
@@ -276,7 +278,9 @@ class Protocol(HttpToolsProtocol):
 
     async def _take(self, accepted: socket.socket) -> None:
         def another() -> Protocol:
-            return Protocol(self.config, self.server_state, self.app_state)
+            made = Protocol(self.config, self.server_state, self.app_state)
+            made._beside = True
+            return made
 
         accepted.setblocking(False)
         with suppress(OSError):  # the caller has gone, or TLS cannot be agreed on
