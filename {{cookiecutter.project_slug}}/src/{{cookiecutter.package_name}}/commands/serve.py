@@ -83,6 +83,7 @@ def _listen(host: str, port: int) -> socket.socket:
             f"port {port} of {host} {reason}: give another with --port (or --host), or stop what holds it"
         ) from None
     listener.set_inheritable(True)
+    listener.setblocking(False)
     return listener
 
 

@@ -267,14 +267,13 @@ class Protocol(HttpToolsProtocol):
     def _accept(self) -> None:
         """Take in others who wait: uvloop takes in one a turn, which in an overload would let them wait for minutes."""
         listener = cast(Configuration, self.config).listener
-        for _ in range(AT_ONCE if listener else 0):
-            try:
-                accepted, _ = cast(socket.socket, listener).accept()
-            except OSError:  # nobody waits, there are too many open files, or the service ends
-                return
-            task = self.loop.create_task(self._take(accepted))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+        if listener is None:
+            return
+        with suppress(OSError):  # nobody waits, there are too many open files, or the service ends
+            for _ in range(AT_ONCE):
+                task = self.loop.create_task(self._take(listener.accept()[0]))
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
 
     async def _take(self, accepted: socket.socket) -> None:
         def another() -> Protocol:

@@ -170,7 +170,7 @@ class EventLog:
             self._away = True
             self._queue.extendleft(reversed(batch))
             raise
-        return len(batch) == BATCH  # what came meanwhile is for the next time: small batches cost more
+        return len(batch) == BATCH  # what came meanwhile is for the next time
 
     def close(self) -> None:
         """Stop the writer and write what is left."""

@@ -105,18 +105,23 @@ class _Frames:
         self._raw, self._begin, self._broken = raw, begin, broken
         self._frame: Any = None
         self._rest = b""
+        self._padded = False  # whether a frame has ended: zeros behind it are padding
 
     def read(self, size: int) -> bytes:
         """Return about ``size`` bytes; little is unpacked at once, because little may be much."""
         made = bytearray()
         while len(made) < size and (data := self._rest or self._raw.read(STEP)):
+            if self._padded and self._frame is None and not (data := data.lstrip(b"\0")):
+                self._rest = b""
+                continue
             self._frame = self._frame or self._begin()
             try:
                 made += self._frame.decompress(data)
             except self._broken as error:
                 raise (MemoryError if "memory" in str(error).lower() else EOFError) from error
-            self._rest = self._frame.unused_data if self._frame.eof else b""
-            self._frame = None if self._frame.eof else self._frame
+            self._padded, self._rest = self._frame.eof, b""
+            if self._frame.eof:
+                self._rest, self._frame = self._frame.unused_data, None
         if not made and self._frame:
             raise EOFError
         return bytes(made)
