@@ -23,6 +23,7 @@ import project
 from project.models import bundle
 from project.models.registry import Registry
 from project.serving.app import Service
+from project.serving.security.exposure import certificate
 from project.serving.server import configuration
 from project.settings import Settings
 from project.signature import Column, Signature
@@ -33,7 +34,7 @@ from project.telemetry.logs import configure
 def serve(settings: Settings) -> Iterator[httpx.Client]:
     configure(settings)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(configuration(Service(settings), listener))
+        server = uvicorn.Server(configuration(Service(settings), listener, **certificate(settings)))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -70,6 +70,7 @@ class Service:
     Attributes:
         short: the routes without named parts, by method and path: `server` answers short requests to them itself.
         turned: `time.perf_counter` when the loop last came round to what is not a request.
+        late: seconds by which that was later than it should have been.
         dated: the server's own headers, as it has them and as they are sent.
         count: takes route, status and seconds of a request that is answered.
     """
@@ -97,7 +98,7 @@ class Service:
         self.guard = Guard(settings, self.state.store)
         self._tracer = Tracer(settings)
         self._pages: asyncio.Task[App] | None = None
-        self.turned = time.perf_counter()
+        self.turned, self.late = time.perf_counter(), 0.0
         self.dated: tuple[object, bytes] = None, b""
         self._tally = Tally()
         self.count = self._tally.count  # route, status, seconds
@@ -257,7 +258,8 @@ class Service:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.turned = time.perf_counter()
+        now = time.perf_counter()
+        self.turned, self.late = now, now - self.turned - TURN
         loop.call_later(TURN, self._turn, loop)
 
     def _drain_first(self) -> None:

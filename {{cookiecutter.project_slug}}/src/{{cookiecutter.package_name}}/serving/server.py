@@ -28,7 +28,7 @@ LONG = {b"transfer-encoding", b"content-encoding", b"upgrade"}  # with one of th
 HEAD = 65_536  # bytes of the request line and the headers: the parser itself has no limit
 NEVER = 86_400  # seconds
 LINGER = 1.0  # seconds for a caller to read a refusal while still sending
-BEHIND, AT_ONCE = 0.1, 500  # seconds that the loop is late; connections then taken in beside the one that it takes in
+LATE, AT_ONCE = 0.1, 500  # seconds that the loop comes round late; connections then taken in beside its own one
 LOOK = 1.0  # seconds between looks for silent connections, which is how exact their limits are
 
 LENGTHY = problem(431, "headers", "the address and the headers are too long: send less than 64 kB of them")
@@ -96,7 +96,7 @@ class Protocol(HttpToolsProtocol):
         self._surplus = self._full()
         self._heard = self.loop.time()
         self._watch = self.loop.call_later(LOOK, self._look)
-        if not self._beside and time.perf_counter() - self.service.turned > BEHIND:
+        if not self._beside and self.service.late > LATE:
             self._accept()
 
     def connection_lost(self, exc: Exception | None) -> None:

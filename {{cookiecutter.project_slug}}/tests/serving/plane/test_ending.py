@@ -6,17 +6,12 @@ import json
 import re
 import signal
 import socket
-import ssl
-from contextlib import ExitStack
-from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
 
-from project.serving.server import BEHIND
-from project.settings import PREFIX, Settings
+from project.settings import Settings
 from project.store import queries
 from project.store.database import Store
 
@@ -76,20 +71,3 @@ def test_workers_share_the_port_and_add_up_their_metrics(champion: Settings, row
         assert re.search(r'predictions_total\{.*source="http"\} 30\.0', metrics)
     with Store(champion) as store:
         assert queries.counts(store).predictions == 30
-
-
-def test_those_who_wait_are_answered_over_tls(champion: Settings, served: Any, pem: Path, until: Any) -> None:
-    names = {"TLS_CERTIFICATE": "certificate.pem", "TLS_KEY": "key.pem"}
-    files = {f"{PREFIX}SERVING__{name}": str(pem / file) for name, file in names.items()}
-    trusting = ssl.create_default_context(cafile=str(pem / "certificate.pem"))
-    with served(champion, **files) as (address, process, _), ExitStack() as stack:
-        host, _, port = address.removeprefix("https://").partition(":")
-        process.send_signal(signal.SIGSTOP)
-        waiting = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(20)]
-        late = monotonic() + 3 * BEHIND
-        until(lambda: monotonic() > late)
-        process.send_signal(signal.SIGCONT)
-        for one in waiting:
-            safe = stack.enter_context(trusting.wrap_socket(one, server_hostname=host))
-            safe.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert safe.recv(65_536).startswith(b"HTTP/1.1 200")

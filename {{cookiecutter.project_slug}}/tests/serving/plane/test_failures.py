@@ -17,6 +17,7 @@ from project.settings import Settings
 from project.signature import Signature
 from project.store import queries
 from project.store.database import Store
+from project.store.events import EventLog
 
 PATH = "/v1/predict"
 
@@ -137,6 +138,20 @@ def test_or_its_answer_breaks_off(
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
         client.post(PATH, **table(row, [1, 5]))
     assert client.post(PATH, **table(row, [1])).status_code == 200
+
+
+def test_predictions_are_made_no_faster_than_they_are_logged(
+    client: httpx.Client, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = list[bool]()
+    monkeypatch.setattr(EventLog, "wait", lambda log, seconds: waited.append(0 < seconds <= 1) or len(waited) == 1)
+    assert client.post(PATH, json={"row": row}).status_code == 200
+    assert not waited
+    monkeypatch.setattr(EventLog, "behind", True)
+    assert client.post(PATH, json={"row": row}).status_code == 200
+    late = client.post(PATH, json={"row": row})
+    assert (late.status_code, late.json()["code"]) == (503, "busy")
+    assert waited == [True, True]
 
 
 MARK = b'"MARK"'

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +18,6 @@ import pytest
 from project.serving import plane, server
 from project.serving.plane.predictor import Predictor
 from project.settings import Settings
-from project.store.events import EventLog
 
 PATH = "/v1/predict"
 
@@ -149,20 +150,6 @@ def test_a_body_that_is_cut_into_pieces_wrongly_is_refused(client: httpx.Client,
     assert client.post(PATH, json={"row": row}).status_code == 200
 
 
-def test_predictions_are_made_no_faster_than_they_are_logged(
-    client: httpx.Client, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waited = list[bool]()
-    monkeypatch.setattr(EventLog, "wait", lambda log, seconds: waited.append(0 < seconds <= 1) or len(waited) == 1)
-    assert client.post(PATH, json={"row": row}).status_code == 200
-    assert not waited
-    monkeypatch.setattr(EventLog, "behind", True)
-    assert client.post(PATH, json={"row": row}).status_code == 200
-    late = client.post(PATH, json={"row": row})
-    assert (late.status_code, late.json()["code"]) == (503, "busy")
-    assert waited == [True, True]
-
-
 @pytest.mark.parametrize("head", [b"GET /health/live?%s", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: %s"])
 def test_headers_that_are_too_long_are_refused(client: httpx.Client, head: bytes) -> None:
     with connected(client) as connection:
@@ -238,7 +225,7 @@ def test_those_who_wait_are_taken_in_together_if_the_loop_is_late(
         made(self, transport)
 
     monkeypatch.setattr(server.Protocol, "connection_made", counted)
-    monkeypatch.setattr(server, "BEHIND", -1.0 if late else 1e9)
+    monkeypatch.setattr(server, "LATE", -1.0 if late else 1e9)
     with ExitStack() as stack:
         stack.enter_context(connected(client))
         assert begun.wait(30)
@@ -247,6 +234,33 @@ def test_those_who_wait_are_taken_in_together_if_the_loop_is_late(
         go.set()
         until(lambda: len(taken) == 61)
     assert (len(set(taken)) < 10) is late
+
+
+def test_those_taken_in_together_are_answered_over_tls(
+    champion: Settings, serving: Any, pem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, made = threading.Event(), threading.Event(), server.Protocol.connection_made
+
+    def held(self: server.Protocol, transport: Any) -> None:
+        begun.set()
+        go.wait(30)
+        made(self, transport)
+
+    monkeypatch.setattr(server.Protocol, "connection_made", held)
+    monkeypatch.setattr(server, "LATE", -1.0)
+    files = {"tls_certificate": str(pem / "certificate.pem"), "tls_key": str(pem / "key.pem")}
+    trusting = ssl.create_default_context(cafile=str(pem / "certificate.pem"))
+    secure = champion.model_copy(update={"serving": champion.serving.model_copy(update=files)})
+    with serving(secure) as client, ExitStack() as stack:
+        safe = [trusting.wrap_socket(stack.enter_context(connected(client)), server_hostname="127.0.0.1")]
+        assert begun.wait(30)
+        others = [stack.enter_context(connected(client)) for _ in range(20)]
+        go.set()
+        safe += [trusting.wrap_socket(one, server_hostname="127.0.0.1") for one in others]
+        for one in safe:
+            one.sendall(request(b"", method="GET", path="/health/live"))
+            assert answers(one, 1)[0][0] == 200
+            one.close()
 
 
 def test_more_connections_than_it_holds_are_told_to_come_again(champion: Settings, serving: Any, until: Any) -> None:
