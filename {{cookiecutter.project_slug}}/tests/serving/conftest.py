@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -33,13 +34,15 @@ from project.telemetry.logs import configure
 @contextmanager
 def serve(settings: Settings) -> Iterator[httpx.Client]:
     configure(settings)
+    files = certificate(settings)
+    scheme, trusted = ("https", ssl.create_default_context(cafile=files["ssl_certfile"])) if files else ("http", True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(configuration(Service(settings), listener, **certificate(settings)))
+        server = uvicorn.Server(configuration(Service(settings), listener, **files))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            with httpx.Client(base_url=address, timeout=60, trust_env=False) as client:
+            address = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
+            with httpx.Client(base_url=address, timeout=60, trust_env=False, verify=trusted) as client:
                 yield client
         finally:
             server.should_exit = True
