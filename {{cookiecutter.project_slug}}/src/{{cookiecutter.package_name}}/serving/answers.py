@@ -80,24 +80,27 @@ class Coming:
         settle: makes them.
     """
 
-    __slots__ = ("_send", "answer", "settle")
+    __slots__ = ("_work", "answer", "settle")
 
     def __init__(self, settle: Callable[[], None]) -> None:
         self.settle = settle
         self.answer: Answer | None = None
-        self._send: Callable[[Answer], None] | None = None
+        self._work: Callable[[Answer], object] | None = None
 
     def give(self, answer: Answer) -> None:
         """Be answered."""
         self.answer = answer
-        if self._send:
-            self._send(answer)
+        if self._work:
+            self._work(answer)
 
-    def then(self, send: Callable[[Answer], None]) -> None:
-        """Have the answer sent as soon as it is there."""
-        self._send = send
+    def then(self, work: Callable[[Answer], object]) -> None:
+        """Have something done with the answer as soon as it is there, after what was asked for before."""
         if self.answer:
-            send(self.answer)
+            work(self.answer)
+        elif first := self._work:
+            self._work = lambda answer: (first(answer), work(answer))
+        else:
+            self._work = work
 
     def __await__(self) -> Generator[None, None, Answer]:
         """Return the answer; who waits here does not wait for others."""

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -173,6 +174,8 @@ class Service:
             log.exception("request failed", path=path)
             answer = FAILED
         if isinstance(answer, Coming):
+            if call.trace:
+                answer.then(partial(_traced, path, call))
             return answer
         if not isinstance(answer, Answer):
             return _awaited(path, call, answer)

@@ -13,9 +13,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..errors import ProjectError
 from ..settings import Settings
@@ -23,6 +23,7 @@ from ..settings import Settings
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 SHARES = {"always_on": 1.0, "always_off": 0.0}
+MOST = 512  # spans that are sent at once
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -50,6 +51,20 @@ class Trace:
             begun = ended
         now = time.time_ns()
         self._tracer.record(name, self._started, now, self.attributes, stages, failed, self._parent, server=True)
+
+
+class Ended(NamedTuple):
+    """A request or run that is over: what its spans are made of when they are sent."""
+
+    context: Any  # of the span of all
+    parent: Any
+    name: str
+    started: int
+    ended: int
+    attributes: Attributes
+    stages: Sequence[tuple[str, int, int, Attributes]]
+    failed: bool
+    server: bool
 
 
 class Tracer:
@@ -81,11 +96,13 @@ class Tracer:
         self._share, self._asks_parent = _sampling()
         self._api = trace
         own = {"service.name": settings.project.slug} if "OTEL_SERVICE_NAME" not in os.environ else {}
-        # Spans are made when they are over: to start and end each of them costs three times as much.
+        # Spans are made when they are sent, many at a time: each where it begins and ends costs several times as much.
         alike: dict[str, Any] = {"resource": Resource.create(own)}
         alike["instrumentation_scope"] = InstrumentationScope(__name__)
         self._span: Callable[..., Any] = partial(ReadableSpan, **alike)
-        self._ids, self._sender = RandomIdGenerator(), cast(Any, BatchSpanProcessor(OTLPSpanExporter()))
+        self._ids, self._flags = RandomIdGenerator(), trace.TraceFlags(trace.TraceFlags.SAMPLED)
+        self._exporter: Any = OTLPSpanExporter()
+        self._sender = cast(Any, BatchSpanProcessor(cast(Any, self)))  # it asks an item for its context alone
         atexit.register(self._sender.shutdown)
 
     def begin(self, headers: Mapping[bytes, bytes]) -> Trace | None:
@@ -109,19 +126,38 @@ class Tracer:
         parent: tuple[int, int] | None = None,
         server: bool = False,
     ) -> None:
-        """Make a span and one below it for each stage, of times in nanoseconds since 1970, and have them sent."""
-        api, ids, span = self._api, self._ids, self._span
-        flags = api.TraceFlags(api.TraceFlags.SAMPLED)
-        above = api.SpanContext(*parent, is_remote=True, trace_flags=flags) if parent else None
-        trace = parent[0] if parent else ids.generate_trace_id()
-        own = api.SpanContext(trace, ids.generate_span_id(), False, flags)
-        for stage, begun, over, more in stages:
-            context = api.SpanContext(trace, ids.generate_span_id(), False, flags)
-            self._sender.on_end(span(stage, context, own, attributes=more, start_time=begun, end_time=over))
-        kind = api.SpanKind.SERVER if server else api.SpanKind.INTERNAL
-        status = api.Status(api.StatusCode.ERROR if failed else api.StatusCode.UNSET)
-        whole: dict[str, Any] = {"start_time": started, "end_time": ended, "kind": kind, "status": status}
-        self._sender.on_end(span(name, own, above, attributes=attributes, **whole))
+        """Have a span sent, and one below it for each stage, of times in nanoseconds since 1970."""
+        context, flags = self._api.SpanContext, self._flags
+        above = context(*parent, is_remote=True, trace_flags=flags) if parent else None
+        trace = parent[0] if parent else self._ids.generate_trace_id()
+        own = context(trace, self._ids.generate_span_id(), False, flags)
+        self._sender.on_end(Ended(own, above, name, started, ended, attributes, stages, failed, server))
+
+    def export(self, batch: Sequence[Ended]) -> None:
+        """Send what is over; the thread of OpenTelemetry's processor calls this."""
+        spans = [span for one in batch for span in self._spans(one)]
+        for first in range(0, len(spans), MOST):
+            self._exporter.export(spans[first : first + MOST])
+
+    def shutdown(self) -> None:
+        """Send no more; the processor calls this when all is sent."""
+        self._exporter.shutdown()
+
+    def _spans(self, one: Ended) -> Iterator[Any]:
+        api = self._api
+        for stage, begun, over, attributes in one.stages:
+            own = api.SpanContext(one.context.trace_id, self._ids.generate_span_id(), False, self._flags)
+            yield self._span(stage, own, one.context, attributes=attributes, start_time=begun, end_time=over)
+        yield self._span(
+            one.name,
+            one.context,
+            one.parent,
+            attributes=one.attributes,
+            start_time=one.started,
+            end_time=one.ended,
+            kind=api.SpanKind.SERVER if one.server else api.SpanKind.INTERNAL,
+            status=api.Status(api.StatusCode.ERROR if one.failed else api.StatusCode.UNSET),
+        )
 
     def close(self) -> None:
         """Send what is left."""

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from typing import Any
 
 import pytest
 
 from project.errors import ProjectError
+from project.serving.answers import Answer, Call, Coming
 from project.serving.app import Service
 from project.settings import Settings
 from project.telemetry.traces import Tracer
@@ -42,6 +46,41 @@ def test_a_request_is_traced_with_its_stages(
     assert attributes(bad)["http.response.status_code"] == 422
     resource = {one.key: one.value.string_value for one in collector.resources[0].resource.attributes}
     assert resource["service.name"] == champion.project.slug
+
+
+def test_each_request_of_a_turn_has_its_own_trace(
+    collector: Any, champion: Settings, row: dict[str, Any], until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    body = json.dumps({"row": row}).encode()
+
+    async def main() -> list[Answer]:
+        service = Service(champion)
+        path, route = service.short[b"POST", PATH.encode()]
+        async with service.state.running():
+            calls = [Call("POST", content, {}, b"", time.perf_counter()) for content in (body, b'{"row": {}}', body)]
+            coming = [service.respond(path, route, call) for call in calls]
+            assert [type(one) for one in coming] == [Coming] * 3
+            return [await one for one in coming if isinstance(one, Coming)]
+
+    answers = asyncio.run(main())
+    until(lambda: len(collector.spans) == 9)
+    traces: dict[str, list[Any]] = {}
+    for span in collector.spans:
+        traces.setdefault(span.trace_id.hex(), []).append(span)
+    told = [({span.name for span in trace[:-1]}, attributes(trace[-1])) for trace in traces.values()]
+    found = {one.get("prediction.id"): (one["http.response.status_code"], stages) for stages, one in told}
+    good = [json.loads(answer.body)["id"] for answer in answers if answer.status == 200]
+    stages = {"validate", "score", "encode"}
+    assert found == {good[0]: (200, stages), good[1]: (200, stages), None: (422, set())}
+
+
+def test_a_trace_of_thousands_of_stages_arrives_whole(collector: Any, champion: Settings) -> None:
+    tracer = Tracer(champion)
+    tracer.record("pipeline run", 0, 9_000, {}, [("score", n, n + 1, {"chunk": n}) for n in range(5_000)], failed=False)
+    tracer.close()
+    assert sorted(attributes(span).get("chunk", -1) for span in collector.spans) == list(range(-1, 5_000))
+    assert len(collector.resources) == 10
 
 
 def test_the_caller_decides_what_is_sampled(

@@ -78,8 +78,8 @@ class Plane:
     def _here(
         self, predictor: Predictor | None, call: Call, asked: Asked, alone: Callable[[], Answer]
     ) -> Answer | Coming:
-        """Answer in the loop: with what else comes in this turn of it, if it is not traced and small."""
-        if call.trace or len(call.body) > SINGLE:
+        """Answer in the loop: with what else comes in this turn of it, if it is small."""
+        if len(call.body) > SINGLE:
             return alone()
         return self._turn.join(predictor, call, asked, alone)
 
@@ -115,9 +115,10 @@ class Plane:
         error = ""
         if canary:
             try:
-                made = canary.predictor.predict(asked.rows(canary.predictor), call.started)
+                predictor: Predictor = canary.predictor
+                made = predictor.predict(asked.rows(predictor), call.started)
                 answered()
-                return _encoded(canary.predictor, call, asked, made)
+                return predictor.answer(call, asked, made)
             except Refused:
                 error = "its signature refuses the request"
             except Exception as failure:  # whatever it is, the caller must not feel it
@@ -131,7 +132,7 @@ class Plane:
             self._state.events.append(Trial(ids[0], time.time(), version, CANARY, elapsed, error=error))
         if self._state.shadow:
             self._shadow.copy(asked, len(call.body), ids)
-        return _encoded(champion, call, asked, made)
+        return champion.answer(call, asked, made)
 
 
 def plane(state: State) -> Plane:
@@ -149,16 +150,7 @@ def out_of_range(errors: Sequence[Problem]) -> Answer:
 
 
 def _predict(predictor: Predictor, call: Call, asked: Asked) -> Answer:
-    return _encoded(predictor, call, asked, _made(predictor, call, asked))
-
-
-def _encoded(predictor: Predictor, call: Call, asked: Asked, made: Made) -> Answer:
-    answer = asked.answer(predictor, made)
-    if call.trace:
-        call.trace.mark("encode")
-        call.trace.attributes |= {"model.version": predictor.version, "prediction.rows": len(made)}
-        call.trace.attributes["prediction.id"] = made[0][0]
-    return answer
+    return predictor.answer(call, asked, _made(predictor, call, asked))
 
 
 def _made(predictor: Predictor, call: Call, asked: Asked) -> Made:
@@ -166,10 +158,7 @@ def _made(predictor: Predictor, call: Call, asked: Asked) -> Made:
     if call.trace:
         call.trace.mark("validate")
     try:
-        made = predictor.predict(rows, call.started)
-        if call.trace:
-            call.trace.mark("score")
-        return made
+        return predictor.predict(rows, call.started)
     except Exception:
         failing = predictor.failing(rows)
         if not failing or not predictor.works():

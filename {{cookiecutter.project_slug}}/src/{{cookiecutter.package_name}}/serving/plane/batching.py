@@ -98,8 +98,10 @@ def _together(predictor: Predictor, group: Sequence[Waiting]) -> Iterator[tuple[
         rows = _attempt(one.asked.rows, predictor)
         if isinstance(rows, Answer):
             yield one.coming, rows
-        else:
-            ready.append((one, rows))
+            continue
+        ready.append((one, rows))
+        if one.call.trace:
+            one.call.trace.mark("validate")
     parts = [rows for _, rows in ready]
     if not parts:
         return
@@ -119,7 +121,7 @@ def _apart(one: Waiting) -> tuple[Coming, Answer]:
 
 
 def _answered(predictor: Predictor, one: Waiting, rows: Sequence[Any], outputs: list[Any]) -> Answer:
-    return one.asked.answer(predictor, predictor.logged(rows, outputs, one.call.started))
+    return predictor.answer(one.call, one.asked, predictor.logged(rows, outputs, one.call.started))
 
 
 def _attempt(work: Callable[..., Found], *arguments: Any) -> Found | Answer:

@@ -24,6 +24,9 @@ from .batching import WORTH_A_THREAD, WORTH_A_TURN, Batcher, gain
 if TYPE_CHECKING:
     import polars as pl
 
+    from ..answers import Answer, Call
+    from . import Asked
+
 encode = msgspec.json.Encoder().encode
 PROCESS = secrets.token_hex(6)
 NUMBERS = itertools.count()
@@ -111,6 +114,17 @@ class Predictor:
         alike = (itertools.repeat(one) for one in (now, self.version, elapsed))
         self._log_many(list(map(Prediction, ids, *alike, map(encode, rows), map(encode, outputs))))
         return list(zip(ids, outputs, strict=True))
+
+    def answer(self, call: Call, asked: Asked, made: Made) -> Answer:
+        """Return the answer with predictions; a trace is told how long it took to make both."""
+        trace = call.trace
+        if trace is None:
+            return asked.answer(self, made)
+        trace.mark("score")
+        answer = asked.answer(self, made)
+        trace.mark("encode")
+        trace.attributes |= {"model.version": self.version, "prediction.rows": len(made), "prediction.id": made[0][0]}
+        return answer
 
     def failing(self, rows: Sequence[Any]) -> list[int]:
         """Return the places of the rows that the model cannot compute, each tried alone."""
