@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 from common import write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,19 +174,6 @@ def data_of(project: Path, rows: int) -> Path:
     return folder
 
 
-def memory(pid: int) -> float:
-    """Return the memory of a process and those below it (MB), what they share counted once."""
-    total = 0.0
-    try:
-        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        total = next(int(line.split()[1]) / 1024 for line in told.splitlines() if line.startswith("Pss:"))
-        for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            total += sum(memory(int(child)) for child in children.read_text().split())
-    except (OSError, StopIteration):  # it has just ended
-        pass
-    return total
-
-
 def processor() -> float:
     """Return the processor seconds of all processes that ended below this one."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -203,7 +191,7 @@ def measure(python: Path, project: Path, environment: dict[str, str], peer: str,
     )
     most, before = 0.0, processor()
     while look and process.poll() is None:
-        most = max(most, memory(process.pid))
+        most = max(most, processes.together(process.pid))
         time.sleep(0.1)
     said, errors = process.communicate()
     if process.returncode:

@@ -19,9 +19,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import processes
 from common import write
 from served import choose, rows, service, stop
-from serving import memory
 from soak import tell
 
 FULL = 20.0  # seconds of a load that is written down
@@ -243,7 +243,9 @@ def main() -> int:
         body = json.dumps({"rows": [known[place % len(known)] for place in range(count)]})
         request = f"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
         with service(chosen.python, project) as (process, port):
-            found.append(asyncio.run(overload(name, port, request, partial(memory, process.pid), chosen.seconds)))
+            found.append(
+                asyncio.run(overload(name, port, request, partial(processes.largest, process.pid), chosen.seconds))
+            )
             found[-1]["exit code"] = stop(process)
         tell(found[-1])
     if chosen.seconds >= FULL and not chosen.project:

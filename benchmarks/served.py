@@ -17,7 +17,8 @@ from typing import Any
 
 from common import ROOT, end_together, free_port
 from peers import BENCH, PACKAGE, SLUG, Command
-from serving import DEADLINE, PAUSE, family, surroundings
+from processes import family
+from serving import DEADLINE, PAUSE, surroundings
 
 GRACE = 60.0  # seconds that a service may take to end
 READ: dict[str, Callable[[str], object]] = {"number": float, "integer": int, "boolean": "true".__eq__}

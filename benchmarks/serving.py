@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import peers
+import processes
 from common import ROOT, end_together, free_port, write
 from peers import FOLDER, MODEL, PROJECT, STORE, Load, Peer
 
@@ -155,7 +156,7 @@ def running(name: str, peer: Peer, port: int) -> Iterator[subprocess.Popen[bytes
         try:
             yield process
         finally:
-            below = family(process.pid)
+            below = processes.family(process.pid)
             process.terminate()
             try:
                 with suppress(subprocess.TimeoutExpired):
@@ -215,35 +216,6 @@ def wrk(peer: Peer, load: Load, rows: dict[str, Any], port: int, seconds: int) -
     return {"rps": seen["requests"] / seen["seconds"], "failed": seen["refused"] + seen["broken"], **seen}
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and those below it."""
-    found = [pid]
-    with suppress(OSError):  # it has just ended
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            found += [one for child in path.read_text().split() for one in family(int(child))]
-    return found
-
-
-def memory(pid: int) -> float:
-    """Return the resident memory of the largest process of a server, in MB."""
-    sizes = [0.0]
-    for one in family(pid):
-        with suppress(OSError):
-            lines = Path(f"/proc/{one}/status").read_text().splitlines()
-            sizes += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")]
-    return max(sizes)
-
-
-def used(pid: int) -> float:
-    """Return the processor seconds of a server's processes so far."""
-    total = 0.0
-    for one in family(pid):
-        with suppress(OSError):
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
-
-
 def counted(port: int) -> float:
     """Return how many predictions the metrics of the service count."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
@@ -284,14 +256,14 @@ def measure(name: str, peer: Peer, rows: dict[str, Any], seconds: int, done: Don
                 print(f"{peer.what}, {load.name}, is left out: {reason}", flush=True)
                 continue
             wrk(peer, load, rows, port, WARM)
-            begun = used(process.pid)
+            begun = processes.used(process.pid)
             seen = wrk(peer, load, rows, port, seconds)
-            seen["processor"] = (used(process.pid) - begun) / max(1, seen["requests"]) * 1e6
+            seen["processor"] = (processes.used(process.pid) - begun) / max(1, seen["requests"]) * 1e6
             if load == peer.loads[0]:
-                server["memory"] = memory(process.pid)
+                server["memory"] = processes.largest(process.pid)
             if name == "ours":
                 seen["behind"] = settle(port, before)
-                server |= {"lost": counted(port) + before - logged(), "most": memory(process.pid)}
+                server |= {"lost": counted(port) + before - logged(), "most": processes.largest(process.pid)}
             done[name, load.name].append(seen)
             figures = f"{seen['rps']:,.0f} requests/s, p50 {seen['p50']:.2f} ms, p99 {seen['p99']:.2f} ms"
             figures += f", {seen['processor']:,.0f} µs of processor each, {seen['failed']:g} failed"

@@ -27,8 +27,9 @@ from urllib.parse import urlencode
 
 from common import write
 from peers import SLUG, as_v2
+from processes import largest
 from served import choose, environment, rows, service, stop
-from serving import DEADLINE, memory
+from serving import DEADLINE
 from swap import PREPARE, served_version
 
 FULL = 60.0  # minutes of a run that is written down
@@ -282,7 +283,7 @@ def soak(python: Path, project: Path, minutes: float, rate: float, swap: float) 
         try:
             while (passed := time.monotonic() - began) < length and process.poll() is None:
                 time.sleep(min(look, length - passed))
-                samples.append((time.monotonic() - began, memory(process.pid)))
+                samples.append((time.monotonic() - began, largest(process.pid)))
                 if samples[-1][0] >= (told + 1) * every:
                     log.read(callers.ids)
                     lately = [callers.done.popleft() for _ in range(len(callers.done))]
