@@ -61,3 +61,18 @@ class Fetch:
 @pytest.fixture
 def fetch(settings: Settings, tmp_path: Path) -> Fetch:
     return Fetch(settings, tmp_path)
+
+
+@pytest.fixture
+def job(champion: Settings, rows: pl.DataFrame, tmp_path: Path) -> tuple[Settings, Path, Path]:
+    """Settings with small chunks, a folder with a CSV (some rows bad) and a Parquet, an output folder."""
+    source = tmp_path / "in"
+    source.mkdir()
+    given = rows.select("at", "temperature", "station", "staff", "open").with_columns(id=pl.int_range(pl.len()) + 5000)
+    texts = given.head(200).with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).cast(pl.String)
+    bad = pl.Series([number % 10 == 3 for number in range(200)])
+    texts.with_columns(staff=pl.when(bad).then(pl.lit("many")).otherwise("staff")).write_csv(source / "a.csv")
+    given.tail(100).write_parquet(source / "b.parquet")
+    (source / "notes.txt").write_text("not rows")
+    small = champion.pipeline.model_copy(update={"chunk_rows": 32, "workers": 1})
+    return champion.model_copy(update={"pipeline": small}), source, tmp_path / "out"

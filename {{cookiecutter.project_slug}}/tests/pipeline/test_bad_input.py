@@ -13,6 +13,8 @@ import pytest
 
 from project.errors import ProjectError
 from project.pipeline.run import resume, run
+from project.store.database import Store
+from project.store.queries import recent_runs
 
 INPUTS = ["at", "temperature", "station", "staff", "open"]
 
@@ -51,6 +53,33 @@ def test_a_bad_file_is_one_sentence_and_leaves_nothing(
         run(champion, tmp_path / name, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["at,temperature\n1,2\n", "at,temperature,station,staff,open\n"])
+def test_wrong_input_leaves_nothing(job: Any, content: str) -> None:
+    settings, source, output = job
+    (source / "z.csv").write_text(content)
+    with pytest.raises(ProjectError, match=r"z\.csv"):
+        run(settings, source, output)
+    assert not output.exists()
+    with Store(settings) as store:
+        assert [(row["status"], bool(row["error"])) for row in recent_runs(store)] == [("failed", True)]
+
+
+def test_a_file_broken_in_its_middle_leaves_nothing(job: Any) -> None:
+    settings, source, output = job
+    text = (source / "a.csv").read_text().splitlines()
+    (source / "a.csv").write_text("\n".join([*text[:150], text[150][:12]]))
+    with pytest.raises(ProjectError, match=r"a\.csv row 150 has 1 fields"):
+        run(settings, source, output)
+    assert not output.exists()
+
+
+def test_an_output_that_cannot_be_written_is_said(job: Any, tmp_path: Path) -> None:
+    settings, source, _ = job
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProjectError, match="cannot be written"):
+        run(settings, source, tmp_path / "file")
 
 
 def test_a_file_that_vanishes_is_said(champion: Any, rows: pl.DataFrame, tmp_path: Path) -> None:

@@ -33,20 +33,6 @@ def with_settings(settings, **pipeline):
     return settings.model_copy(update={"pipeline": settings.pipeline.model_copy(update=pipeline)})
 
 
-@pytest.fixture
-def job(champion, rows, tmp_path):
-    """Settings with small chunks, a folder with a CSV (some rows bad) and a Parquet, an output folder."""
-    source = tmp_path / "in"
-    source.mkdir()
-    given = rows.select(*INPUTS).with_columns(id=pl.int_range(pl.len()) + 5000)
-    texts = given.head(200).with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%SZ")).cast(pl.String)
-    bad = pl.Series([number % 10 == 3 for number in range(200)])
-    texts.with_columns(staff=pl.when(bad).then(pl.lit("many")).otherwise("staff")).write_csv(source / "a.csv")
-    given.tail(100).write_parquet(source / "b.parquet")
-    (source / "notes.txt").write_text("not rows")
-    return with_settings(champion, chunk_rows=32, workers=1), source, tmp_path / "out"
-
-
 def hashes(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -156,33 +142,6 @@ def test_too_many_bad_rows_publish_nothing(job):
         (row,) = recent_runs(store)
     assert (row["status"], row["rows_published"], row["rows_quarantined"]) == ("failed", 0, 20)
     assert resume(settings).rows_published == 280  # the limit is the old one again
-
-
-@pytest.mark.parametrize("content", ["at,temperature\n1,2\n", "at,temperature,station,staff,open\n"])
-def test_wrong_input_leaves_nothing(job, content):
-    settings, source, output = job
-    (source / "z.csv").write_text(content)
-    with pytest.raises(ProjectError, match=r"z\.csv"):
-        run(settings, source, output)
-    assert not output.exists()
-    with Store(settings) as store:
-        assert [(row["status"], bool(row["error"])) for row in recent_runs(store)] == [("failed", True)]
-
-
-def test_a_file_broken_in_its_middle_leaves_nothing(job):
-    settings, source, output = job
-    text = (source / "a.csv").read_text().splitlines()
-    (source / "a.csv").write_text("\n".join([*text[:150], text[150][:12]]))
-    with pytest.raises(ProjectError, match=r"a\.csv row 150 has 1 fields"):
-        run(settings, source, output)
-    assert not output.exists()
-
-
-def test_an_output_that_cannot_be_written_is_said(job, tmp_path):
-    settings, source, _ = job
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ProjectError, match="cannot be written"):
-        run(settings, source, tmp_path / "file")
 
 
 def test_chunks_that_are_all_good_or_all_bad(job):
