@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,6 +195,20 @@ def test_spark_on_this_machine_tells_of_a_broken_row_in_one_sentence(team, proje
     assert "broken.csv row 20001 has 2 fields where the header has 10" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_without_a_cluster_it_works_here_by_the_same_python(team, project, tmp_path):
+    other = tmp_path / "bin/python3"  # what the path finds first knows none of the libraries
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\nexec "{sys.base_prefix}/bin/python3" -S "$@"\n')
+    other.chmod(0o755)
+    run = command(team, project, f"pipeline run --input data/new.csv --output {tmp_path / 'out'}", engine="spark")
+    del run["env"]["PYSPARK_PYTHON"]
+    run["env"]["PATH"] = f"{other.parent}:{run['env']['PATH']}"
+    done = subprocess.run(**run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "20,000 rows in" in done.stdout + done.stderr
 
 
 @pytest.mark.slow

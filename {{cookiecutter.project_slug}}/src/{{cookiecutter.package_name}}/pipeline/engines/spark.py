@@ -3,7 +3,8 @@
 ``pipeline.spark_master`` is ``spark://host:7077``, ``yarn``, ``k8s://...``, ``sc://host:15002`` (Spark Connect) or
 ``local[2]``; empty, it is what ``spark-submit``, Databricks, Synapse or Fabric have set, and a session that is open is
 used. Input and output must be on storage that every worker sees under the same path. The workers need Python with this
-project's requirements (``PYSPARK_PYTHON`` says which); the project's own code is sent to them.
+project's requirements: ``PYSPARK_PYTHON`` says which, and without it workers on this machine run by this Python. The
+project's own code is sent to them.
 
 A task is a chunk, or several that follow on each other: to begin one costs as much as half a chunk. Spark does the
 tasks of a lost worker again; chunks that are done are left as they are, and whoever does a chunk writes the same bytes.
@@ -123,7 +124,6 @@ def _session(master: str) -> Iterator[Any]:
     options = {f"spark.executorEnv.{name}": value for name, value in ALONE.items()}
     options["spark.ui.showConsoleProgress"] = "false"
     if master.startswith("local"):
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         options |= {f"spark.driver.{name}": "127.0.0.1" for name in ("host", "bindAddress")}
         options["spark.ui.enabled"] = "false"
     if master.startswith("sc://"):
@@ -136,6 +136,9 @@ def _session(master: str) -> Iterator[Any]:
     except Exception as error:
         where = f"at {master}" if master else "as it is configured"
         raise ProjectError(f"Spark {where} cannot be started or reached: {_line(error)}") from error
+    context = getattr(session, "sparkContext", None)  # Spark Connect shows none
+    if context and context.master.startswith("local") and "PYSPARK_PYTHON" not in os.environ:
+        context.pythonExec = sys.executable  # not the first python3 that the path has
     try:
         yield session
     finally:
